@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** @file import.h  ONNX import and float execution (libbitbranch-tools). */
+#ifndef BITBRANCH_IMPORT_H
+#define BITBRANCH_IMPORT_H
+
+#include "bitbranch/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** A float (or fake-quantized) network, immutable after import, shareable between threads. */
+typedef struct bb_graph bb_graph;
+
+/** Reads .onnx or .onnx.gz, opset 7..21, plain, QDQ, QLinear or QONNX. */
+BB_API bb_status bb_import_onnx(const char *path, bb_graph **graph, bb_error *err);
+BB_API void bb_graph_destroy(bb_graph *graph); /**< NULL is fine */
+
+typedef struct bb_graph_info {
+    size_t struct_size;
+    const char *name;
+    int opset;
+    size_t nodes, inputs, outputs;
+    uint64_t float32_bytes; /**< parameters at 4 bytes each */
+    uint64_t macs;          /**< per image, 0 where shapes stay symbolic */
+    int quantized;          /**< 1 where the graph carries its own low-bit quantizers */
+} bb_graph_info;
+BB_API void bb_graph_info_init(bb_graph_info *info);
+BB_API bb_status bb_graph_get_info(const bb_graph *graph, bb_graph_info *info, bb_error *err);
+
+/** One node, for reports. Strings live as long as the graph. */
+typedef struct bb_graph_node_info {
+    const char *name;
+    const char *op;
+    int64_t out_dims[8];
+    int out_rank;
+    uint64_t macs, parameters;
+} bb_graph_node_info;
+BB_API bb_status bb_graph_get_node(const bb_graph *graph, size_t node, bb_graph_node_info *info,
+                                   bb_error *err);
+
+/** Float execution at one input size. One caller at a time. */
+typedef struct bb_float_net bb_float_net;
+
+/** input_dims: NCHW of input 0, 0 = as the file says (N then 1). The graph must outlive it. */
+BB_API bb_status bb_float_net_create(const bb_graph *graph, const int64_t input_dims[4],
+                                     size_t threads, bb_float_net **net, bb_error *err);
+BB_API void bb_float_net_destroy(bb_float_net *net);
+BB_API size_t bb_float_net_outputs(const bb_float_net *net);
+/** input: f32 in the graph's own layout. */
+BB_API bb_status bb_float_net_run(bb_float_net *net, const float *input, bb_error *err);
+/** Output i of the last run as f32; valid until the next run. dims has room for 8 entries. */
+BB_API bb_status bb_float_net_output(bb_float_net *net, size_t i, const char **name,
+                                     const float **data, int64_t *dims, int *rank, bb_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

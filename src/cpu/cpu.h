@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** @file cpu.h  Instruction sets: detection, names, mask. */
+#ifndef BB_CPU_H
+#define BB_CPU_H
+
+#include "base/base.h"
+
+enum {
+    BB_CPU_SSSE3 = 1u << 0, /**< with SSE4.1 and SSE4.2 */
+    BB_CPU_AVX2 = 1u << 1,
+    BB_CPU_AVX_VNNI = 1u << 2,
+    BB_CPU_AVX512 = 1u << 3, /**< F, BW, DQ, VL */
+    BB_CPU_AVX512_VNNI = 1u << 4,
+    BB_CPU_AVX512_POPCNT = 1u << 5, /**< VPOPCNTDQ and BITALG */
+    BB_CPU_AVX512_VBMI = 1u << 6,
+    BB_CPU_NEON = 1u << 16,
+    BB_CPU_DOTPROD = 1u << 17
+};
+
+/** Flags of this machine (operating system support included), read once. */
+uint32_t bb_cpu_detect(void);
+/** The level named by text ("ref", "ssse3", "avx2", "avx512", "neon", "dotprod", ...): that set
+ *  and those it contains. INVALID_ARGUMENT lists the names. */
+bb_status bb_cpu_parse(const char *text, uint32_t *flags, bb_error *err);
+/** Detected flags, limited by the environment's BITBRANCH_CPU if that is set and valid. */
+uint32_t bb_cpu_flags(void);
+/** "avx2 ssse3", for reports. */
+void bb_cpu_describe(uint32_t flags, char *text, size_t size);
+
+#endif
