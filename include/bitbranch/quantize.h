@@ -40,6 +40,10 @@ typedef struct bb_quantize_options {
      *  8-bit pixels and mean/std are folded into the first layer. */
     int pixels;
     float pixel_scale, mean[4], std[4];
+    /** Otherwise, with `round_levels` set, the input holds only the values k/levels_scale, k
+     * integer in levels_min..levels_max (at most 256 of them), and becomes 8-bit codes exactly. */
+    int round_levels;
+    float levels_scale, levels_min, levels_max;
     bb_progress_fn progress;
     void *progress_user;
 } bb_quantize_options;

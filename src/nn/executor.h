@@ -7,17 +7,9 @@
 #ifndef BB_NN_EXECUTOR_H
 #define BB_NN_EXECUTOR_H
 
-#include "graph/graph.h"
+#include "graph/eval.h"
 
 typedef struct bb_executor bb_executor;
-
-/** A tensor handed in or out: plain row-major ONNX layout. */
-typedef struct bb_array {
-    bb_dtype dtype;
-    int rank;
-    int64_t dims[BB_MAX_RANK];
-    void *data;
-} bb_array;
 
 typedef struct bb_executor_options {
     size_t threads; /**< 0: one */
