@@ -5,6 +5,18 @@
 
 #include "base/base.h"
 
+/** Architectures with kernels of their own; everything else runs the reference. */
+#if defined(__GNUC__) && defined(__x86_64__)
+#define BB_ARCH_X86_64 1
+#else
+#define BB_ARCH_X86_64 0
+#endif
+#if defined(__GNUC__) && defined(__ARM_NEON) && defined(__ARM_BIG_ENDIAN) == 0
+#define BB_ARCH_NEON 1
+#else
+#define BB_ARCH_NEON 0
+#endif
+
 enum {
     BB_CPU_SSSE3 = 1u << 0, /**< with SSE4.1 and SSE4.2 */
     BB_CPU_AVX2 = 1u << 1,
@@ -17,14 +29,14 @@ enum {
     BB_CPU_DOTPROD = 1u << 17
 };
 
-/** Flags of this machine (operating system support included), read once. */
+/** Flags of this machine (operating system support included). */
 uint32_t bb_cpu_detect(void);
 /** The level named by text ("ref", "ssse3", "avx2", "avx512", "neon", "dotprod", ...): that set
  *  and those it contains. INVALID_ARGUMENT lists the names. */
 bb_status bb_cpu_parse(const char *text, uint32_t *flags, bb_error *err);
 /** Detected flags, limited by the environment's BITBRANCH_CPU if that is set and valid. */
 uint32_t bb_cpu_flags(void);
-/** "avx2 ssse3", for reports. */
+/** "avx2 ssse3", newest first, for reports; "ref" when there are none. */
 void bb_cpu_describe(uint32_t flags, char *text, size_t size);
 
 #endif

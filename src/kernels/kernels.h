@@ -9,7 +9,8 @@
  * where a padded tap reads the code pad_code. The engine derives P from it:
  *     P[c] = 2*acc[c] + border[class][c]
  * with one border vector per distinct set of valid taps (see engine/border.c).
- * acc is exact in int32: the model bounds L_M * sum |b + o| below 2^31.
+ * acc is exact in int32: the model bounds L_M * sum |b + o| below 2^31. All weights b + o of one
+ * output channel have the same parity, because b is a sum of fixed integers times {-1,+1}.
  *
  * Every kernel gives the same acc for the same input; the reference is the definition.
  */
@@ -65,5 +66,7 @@ const bb_conv_kernel *const *bb_conv_kernels(size_t *n);
  * Never NULL: the reference supports everything.
  */
 const bb_conv_kernel *bb_conv_choose(const bb_conv_desc *desc, uint32_t cpu, const char *wanted);
+/** Multiply-accumulates of the layer, padded taps included. */
+double bb_conv_macs(const bb_conv_desc *desc);
 
 #endif
