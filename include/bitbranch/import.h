@@ -47,6 +47,15 @@ BB_API bb_status bb_float_net_create(const bb_graph *graph, const int64_t input_
                                      size_t threads, bb_float_net **net, bb_error *err);
 BB_API void bb_float_net_destroy(bb_float_net *net);
 BB_API size_t bb_float_net_outputs(const bb_float_net *net);
+/** Called for every node's f32 result in execution order, in plain ONNX layout. `name` is the ONNX
+ *  tensor name. The data is only valid during the call. */
+typedef void (*bb_float_tap_fn)(void *user, const char *name, const float *data,
+                                const int64_t *dims, int rank);
+/** As bb_float_net_create, for a net whose runs report every node's result to `tap`: slower,
+ * because nothing can be fused. */
+BB_API bb_status bb_float_net_create_tapped(const bb_graph *graph, const int64_t input_dims[4],
+                                            size_t threads, bb_float_tap_fn tap, void *user,
+                                            bb_float_net **net, bb_error *err);
 /** input: f32 in the graph's own layout. */
 BB_API bb_status bb_float_net_run(bb_float_net *net, const float *input, bb_error *err);
 /** Output i of the last run as f32; valid until the next run. dims has room for 8 entries. */

@@ -40,6 +40,8 @@ BB_API void bb_config_input(const bb_config *config, int *channels, int *height,
  *  round_levels, no fractional fill), so a model may take the pixels themselves. */
 BB_API void bb_config_normalization(const bb_config *config, float *scale, float mean[4],
                                     float std[4], int *exact_pixels);
+/** 1 where round_levels is given: value = clip(round(value*scale), min, max)/scale; else 0. */
+BB_API int bb_config_levels(const bb_config *config, float *scale, float *min, float *max);
 /** Resizes, crops or letterboxes to the input size and orders channels: 8-bit HWC pixels. */
 BB_API bb_status bb_config_pixels(const bb_config *config, const bb_image *image, uint8_t *hwc,
                                   bb_error *err);
