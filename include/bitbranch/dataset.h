@@ -18,6 +18,9 @@ typedef struct bb_dataset_options {
     int calibration;   /**< choose the split for calibration, shuffle with `seed` */
     uint64_t seed;
     size_t limit; /**< 0 = all */
+    /** Newline-separated class names that give folders their class index (whole name or first
+     *  word); NULL = folders in sorted order. */
+    const char *labels;
 } bb_dataset_options;
 BB_API void bb_dataset_options_init(bb_dataset_options *options);
 

@@ -55,7 +55,12 @@ BB_API void bb_config_normalize(const bb_config *config, const uint8_t *hwc, flo
 BB_API void bb_classify_top(const bb_config *config, const float *scores, size_t n, size_t k,
                             size_t *classes);
 
-/** Writes a contact sheet of classified images (n tiles with captions) as one picture. */
+/** Number of classes among n scores (drop_first leaves some out), and the score of a class. */
+BB_API size_t bb_classify_count(const bb_config *config, size_t n);
+BB_API float bb_classify_score(const bb_config *config, const float *scores, size_t class_index);
+
+/** Draws n classified images with captions as one picture; good[i]: 1 right, 0 wrong, -1 unknown.
+ */
 BB_API bb_status bb_draw_sheet(const bb_image *images, const char *const *captions, const int *good,
                                size_t n, bb_image *sheet, bb_error *err);
 
