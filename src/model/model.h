@@ -43,8 +43,23 @@ enum {
     BB_MAX_CODE_BITS = 16, /**< residual codes; convolutions take at most 8 */
     BB_MAX_INDEX_BITS = 12,
     BB_MAX_NODE_INPUTS = 16, /**< concat */
-    BB_MAX_NODE_OUTPUTS = 4  /**< differently quantized copies of one result */
+    BB_MAX_NODE_OUTPUTS = 4, /**< differently quantized copies of one result */
+    /* Limits of a valid model; docs/format.md states them for other readers. */
+    BB_MAX_TENSORS = 16384,
+    BB_MAX_NODES = 16384,
+    BB_MAX_PROFILES = 64,
+    BB_MAX_NAME = 1023,    /**< bytes of a name */
+    BB_MAX_DIM = 1 << 20,  /**< of a tensor, and output channels */
+    BB_MAX_WINDOW = 32767, /**< each number of a bb_geometry; its taps: BB_MAX_TAPS */
+    BB_MAX_TAPS = 65536,   /**< kh*kw */
+    BB_MAX_ROW = 1 << 24,  /**< weights of one output channel */
+    BB_MAX_WEIGHT = 32767, /**< |b + o| */
+    BB_MAX_A0 = 65535,     /**< |a0| */
+    BB_MAX_MULT = 1 << 22, /**< |mult| stays below */
+    BB_MAX_SHIFT = 46
 };
+/** Every |T| stays below, so that int64 and double agree. */
+#define BB_MAX_T (INT64_C(1) << 53)
 
 typedef enum bb_tensor_kind { BB_TENSOR_CODE = 0, BB_TENSOR_FLOAT = 1 } bb_tensor_kind;
 
@@ -212,20 +227,37 @@ struct bb_model {
 /* ---- building (lower, tests). Everything is allocated from model->arena. ------------------- */
 
 bb_model *bb_model_create(void);
-/** Appends; returns the index or -1 when out of memory. Names are copied. */
+/** Appends; returns the index or -1 when out of memory (or above BB_MAX_TENSORS). Names are copied,
+ *  dims beyond `rank` are 1. */
 int bb_model_add_tensor(bb_model *model, const char *name, bb_tensor_kind kind, int rank,
                         const int64_t *dims);
-/** The new node is zeroed but for name, kind, inputs and outputs; NULL when out of memory. */
+/** The new node is zeroed but for name, kind, inputs and outputs; NULL when out of memory. The
+ *  pointer is good until the next node is added. */
 bb_model_node *bb_model_add_node(bb_model *model, const char *name, bb_node_kind kind, int n_in,
                                  const int *in, int n_out, const int *out);
-/** Adds a profile with zeroed params for all tensors and nodes present now. */
+/** Declares a tensor an input or output of the model; false when out of memory. */
+bool bb_model_add_input(bb_model *model, int tensor);
+bool bb_model_add_output(bb_model *model, int tensor);
+/** Adds a profile with zeroed params for all tensors and nodes present now, named "wKaM". Add all
+ *  profiles after the last tensor and node; the pointer is good until the next profile is added. */
 bb_profile *bb_model_add_profile(bb_model *model, uint32_t weight_bits, uint32_t activation_bits);
 /** Packs codes v[rows][taps][depth] (0..2^count-1) on the native grid into planes. */
 bb_planes *bb_planes_from_codes(bb_arena *arena, const uint8_t *codes, uint32_t rows, uint32_t taps,
                                 uint32_t depth, uint32_t count);
+/** The same with plane weights of its own: bit count-1-p of a code says the sign of plane p, as on
+ *  the native grid. Ternary: weights {1, 1} and codes 0, 1, 3 for -2, 0, 2. */
+bb_planes *bb_planes_from_weighted_codes(bb_arena *arena, const uint8_t *codes, uint32_t rows,
+                                         uint32_t taps, uint32_t depth, uint32_t count,
+                                         const int16_t *weight);
 /** b of every weight with the first `used` planes: out[rows][taps][depth]. used < count needs
  *  native plane weights; plane p then weighs weight[p] >> (count - used). */
 bb_status bb_planes_levels(const bb_planes *planes, uint32_t used, int16_t *out, bb_error *err);
+/** The same for one row: out[taps][depth]. `used` must be valid for these planes. */
+void bb_planes_row_levels(const bb_planes *planes, uint32_t used, uint32_t row, int16_t *out);
+/** Plane weight of plane p when the first `used` planes are used. */
+int32_t bb_planes_weight(const bb_planes *planes, uint32_t used, uint32_t p);
+/** Words of all planes together. */
+size_t bb_planes_words(const bb_planes *planes);
 bool bb_planes_native(const bb_planes *planes);
 
 /* ---- checking and binding ----------------------------------------------------------------------
@@ -243,7 +275,11 @@ typedef struct bb_shapes {
     int32_t (*dims)[4]; /**< N, H, W, C */
     size_t n;
 } bb_shapes;
-/** input_dims[i] = N,H,W,C of input i (0 or -1 = what the file says, N defaults to 1). */
+/**
+ * input_dims[i] = N,H,W,C of input i (0 or -1 = what the file says, N defaults to 1); NULL = all as
+ * the file says. Also checks what depends on the size: that every pool window holds a valid
+ * position, and the overflow bounds of global average pools in every profile.
+ */
 bb_status bb_model_bind(const bb_model *model, const int32_t (*input_dims)[4], bb_shapes *shapes,
                         bb_error *err);
 void bb_shapes_free(bb_shapes *shapes);

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Weight bit planes (paper eq. 10): packing, and levels back from planes or a prefix of them. */
+#include "model/model.h"
+#include <string.h>
+
+enum { WORD_BITS = 64 };
+
+size_t bb_planes_words(const bb_planes *planes) {
+    return (size_t)planes->count * planes->rows * planes->row_words;
+}
+
+/* Dimensions and words of the planes; words == NULL on overflow or when out of memory. */
+static uint64_t *planes_allocate(bb_arena *arena, bb_planes *planes) {
+    uint64_t row = (uint64_t)planes->taps * planes->depth;
+    size_t words;
+    if (row == 0 || row > BB_MAX_ROW)
+        return NULL;
+    planes->row_words = (uint32_t)((row + WORD_BITS - 1) / WORD_BITS);
+    if (!bb_size_mul(planes->count, planes->rows, &words) ||
+        !bb_size_mul(words, planes->row_words, &words))
+        return NULL;
+    uint64_t *data = bb_arena_array(arena, words, sizeof(*data));
+    planes->words = data;
+    return data;
+}
+
+static void pack_row(const bb_planes *planes, const uint8_t *codes, uint32_t row, uint64_t *words) {
+    size_t n = (size_t)planes->taps * planes->depth;
+    for (uint32_t p = 0; p < planes->count; p++) {
+        uint64_t *dst = words + ((size_t)p * planes->rows + row) * planes->row_words;
+        uint32_t bit = planes->count - 1 - p;
+        for (size_t j = 0; j < n; j++)
+            dst[j / WORD_BITS] |= (uint64_t)(codes[j] >> bit & 1) << (j % WORD_BITS);
+    }
+}
+
+bb_planes *bb_planes_from_weighted_codes(bb_arena *arena, const uint8_t *codes, uint32_t rows,
+                                         uint32_t taps, uint32_t depth, uint32_t count,
+                                         const int16_t *weight) {
+    if (count < 1 || count > BB_MAX_PLANES)
+        return NULL;
+    bb_planes *planes = bb_arena_alloc(arena, sizeof(*planes));
+    if (!planes)
+        return NULL;
+    *planes = (bb_planes){.rows = rows, .taps = taps, .depth = depth, .count = count};
+    memcpy(planes->weight, weight, count * sizeof(*weight));
+    uint64_t *words = planes_allocate(arena, planes);
+    if (!words)
+        return NULL;
+    for (uint32_t r = 0; r < rows; r++)
+        pack_row(planes, codes + (size_t)r * taps * depth, r, words);
+    return planes;
+}
+
+bb_planes *bb_planes_from_codes(bb_arena *arena, const uint8_t *codes, uint32_t rows, uint32_t taps,
+                                uint32_t depth, uint32_t count) {
+    int16_t weight[BB_MAX_PLANES] = {0};
+    for (uint32_t p = 0; p < count && p < BB_MAX_PLANES; p++)
+        weight[p] = (int16_t)(1 << (count - 1 - p));
+    return bb_planes_from_weighted_codes(arena, codes, rows, taps, depth, count, weight);
+}
+
+bool bb_planes_native(const bb_planes *planes) {
+    for (uint32_t p = 0; p < planes->count; p++)
+        if (planes->weight[p] != 1 << (planes->count - 1 - p))
+            return false;
+    return true;
+}
+
+int32_t bb_planes_weight(const bb_planes *planes, uint32_t used, uint32_t p) {
+    return planes->weight[p] >> (planes->count - used);
+}
+
+/* |b| <= sum of plane weights <= BB_MAX_WEIGHT < 2^15, as validated. */
+void bb_planes_row_levels(const bb_planes *planes, uint32_t used, uint32_t row, int16_t *out) {
+    size_t n = (size_t)planes->taps * planes->depth;
+    memset(out, 0, n * sizeof(*out));
+    for (uint32_t p = 0; p < used; p++) {
+        const uint64_t *src = planes->words + ((size_t)p * planes->rows + row) * planes->row_words;
+        int16_t weight = (int16_t)bb_planes_weight(planes, used, p);
+        for (size_t j = 0; j < n; j += WORD_BITS) {
+            uint64_t word = src[j / WORD_BITS];
+            size_t end = n - j < WORD_BITS ? n - j : WORD_BITS;
+            for (size_t i = 0; i < end; i++)
+                out[j + i] = (int16_t)(out[j + i] + (word >> i & 1 ? weight : -weight));
+        }
+    }
+}
+
+bb_status bb_planes_levels(const bb_planes *planes, uint32_t used, int16_t *out, bb_error *err) {
+    if (used < 1 || used > planes->count)
+        return bb_fail(err, BB_STATUS_INVALID_ARGUMENT, "%u of %u weight planes asked for", used,
+                       planes->count);
+    if (used < planes->count && !bb_planes_native(planes))
+        return bb_fail(err, BB_STATUS_UNSUPPORTED,
+                       "weights on a grid of their own cannot run with fewer planes");
+    size_t n = (size_t)planes->taps * planes->depth;
+    for (uint32_t r = 0; r < planes->rows; r++)
+        bb_planes_row_levels(planes, used, r, out + r * n);
+    return BB_STATUS_OK;
+}
