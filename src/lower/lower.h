@@ -56,7 +56,12 @@ typedef struct bb_block {
     int output;
     int pre_activation; /**< value before the activation (the Conv's or Add's own output) */
     bb_activation activation;
-    const char *reason; /**< FLOAT: why */
+    /** ACTIVATION only: x*scale[c] + shift[c] comes before the activation; NULL = 1 and 0. */
+    const float *scale, *shift;
+    const int32_t *channel_index; /**< CHANNELS: source channel of every output channel */
+    uint32_t n_channel_index;
+    int32_t resize_factor[2]; /**< RESIZE: rows, columns */
+    const char *reason;       /**< FLOAT: why */
 } bb_block;
 
 typedef struct bb_block_plan {
@@ -68,6 +73,21 @@ typedef struct bb_block_plan {
  *  have been through bb_pass_prepare. */
 bb_status bb_lower_plan(bb_graph *graph, const bool *float_nodes, bb_block_plan *plan,
                         bb_error *err);
+
+/** Shape of a CONV block's weights. */
+typedef struct bb_conv_shape {
+    uint32_t rows;   /**< output channels */
+    uint32_t taps;   /**< kh*kw; 1 for Gemm */
+    uint32_t depth;  /**< input channels per group; all inputs for Gemm */
+    uint32_t groups; /**< 1 for Gemm */
+    bb_geometry geometry;
+} bb_conv_shape;
+bb_status bb_lower_conv_shape(const bb_graph *graph, const bb_block *block, bb_conv_shape *shape,
+                              bb_error *err);
+/** Float weights in model order [rows][taps][depth] and bias [rows], with Gemm's alpha, beta and
+ *  transB applied and its columns turned to NHWC where its input is a flattened image. */
+bb_status bb_lower_conv_weights(bb_graph *graph, const bb_block *block, float *weights, float *bias,
+                                bb_error *err);
 
 /** One grid of codes: real x = step * (a - a0), a = 2u - (2^bits-1). */
 typedef struct bb_grid {
