@@ -45,6 +45,9 @@ typedef enum bb_dtype {
 
 size_t bb_dtype_size(bb_dtype type); /**< bytes of one element in memory */
 const char *bb_dtype_name(bb_dtype type);
+bool bb_dtype_is_float(bb_dtype type);
+/** Smallest and largest number of an integer type. */
+void bb_dtype_range(bb_dtype type, int64_t *lo, int64_t *hi);
 
 /** A tensor value: graph input, constant, or result of one node. */
 typedef struct bb_value {
@@ -102,7 +105,8 @@ struct bb_graph {
 
 bb_graph *bb_graph_create(void);
 
-/* Building. All return an index, or -1 when out of memory. Names are copied. */
+/* Building. All return an index, or -1 when out of memory. Names are copied. Adding moves the
+ * arrays: pointers into graph->values and graph->nodes end with the next call. */
 int bb_graph_add_value(bb_graph *graph, const char *name, bb_dtype dtype, int rank,
                        const int64_t *dims);
 /** Adds a constant with a zeroed buffer in the arena; *data points to it. */
@@ -114,6 +118,8 @@ bool bb_node_set_int(bb_graph *graph, bb_node *node, const char *attr, int64_t v
 bool bb_node_set_float(bb_graph *graph, bb_node *node, const char *attr, float value);
 bool bb_node_set_string(bb_graph *graph, bb_node *node, const char *attr, const char *value);
 bool bb_node_set_ints(bb_graph *graph, bb_node *node, const char *attr, const int64_t *v, size_t n);
+bool bb_node_set_floats(bb_graph *graph, bb_node *node, const char *attr, const float *v, size_t n);
+void bb_node_remove_attr(bb_node *node, const char *attr);
 
 /* Reading. Absent attributes give the default passed in. */
 const bb_attr *bb_node_attr(const bb_node *node, const char *attr);
@@ -123,6 +129,12 @@ const char *bb_node_string(const bb_node *node, const char *attr, const char *ab
 /** Copies at most n ints; missing ones are `absent`. */
 void bb_node_ints(const bb_node *node, const char *attr, int64_t *out, size_t n, int64_t absent);
 
+/** True where input i is present (not beyond the end, not left out). */
+bool bb_node_has_input(const bb_node *node, int i);
+/** Index of the value of that name, or -1. */
+int bb_graph_find_value(const bb_graph *graph, const char *name);
+/** Elements of a constant of integer type, at most max of them; false where there are none such. */
+bool bb_value_ints(const bb_value *value, int64_t *out, size_t max, size_t *n);
 /** Value of input i, or NULL where it is left out. */
 const bb_value *bb_node_input(const bb_graph *graph, const bb_node *node, int i);
 bool bb_value_is_constant(const bb_value *value);
@@ -146,11 +158,23 @@ bb_status bb_graph_link(bb_graph *graph, bb_error *err);
  */
 bb_status bb_graph_infer_shapes(bb_graph *graph, const int64_t *input_dims, int rank,
                                 bb_error *err);
+/** The same for one node, from what is known of its inputs. */
+bb_status bb_graph_infer_node(bb_graph *graph, const bb_node *node, bb_error *err);
+
+/**
+ * Cuts out the part of a linked graph that computes the values named `outputs` from those named
+ * `inputs`, in place: named values become the graph's inputs and outputs and everything else is
+ * dropped. n_inputs = 0 keeps the inputs, n_outputs = 0 the outputs. NOT_FOUND names a value that
+ * does not exist; BAD_FILE where an output also needs an input that was cut away.
+ */
+bb_status bb_graph_extract(bb_graph *graph, const char *const *inputs, size_t n_inputs,
+                           const char *const *outputs, size_t n_outputs, bb_error *err);
 
 /** Spatial geometry of Conv, ConvTranspose and pools with auto_pad and ceil_mode resolved. */
 typedef struct bb_window {
     int64_t kernel[2], stride[2], dilation[2];
     int64_t pad_begin[2], pad_end[2]; /**< end pads as effective: ceil_mode may enlarge them */
+    int64_t pad_counted[2];           /**< end pads without that: what count_include_pad counts */
     int64_t out[2];                   /**< output height, width */
     bool count_include_pad;
 } bb_window;
