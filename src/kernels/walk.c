@@ -1,0 +1,372 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** @file walk.c  Strips, row ring, tiles: what walk.h describes. */
+#include "kernels/walk.h"
+
+#include <string.h>
+
+enum {
+    SLACK = 64,              /**< transforms and vector loads may pass the end of a row */
+    STRIP_PIXELS = 48,       /**< at least, so that the last tile of a strip wastes little */
+    L2_WEIGHTS = 192 * 1024, /**< weights beyond this are kept in cache block by block */
+    RING_BYTES_MAX = 256 * 1024
+};
+
+/** Everything derived from descriptor and route that a run needs. */
+typedef struct walk {
+    const bb_conv_desc *desc;
+    const bb_conv_route *route;
+    const uint8_t *in, *packed;
+    bb_tile_fn tile;
+    void *user;
+    int32_t columns; /**< of a transformed row, padding included */
+    int32_t ring_rows, strip_rows;
+    int32_t group_channels, blocks; /**< output channels and blocks of a group */
+    size_t pixel_bytes, row_bytes;
+    bool in_place;
+    /* scratch */
+    uint8_t *ring, *pad_row, *pad_codes, *pad_pixel;
+    int32_t *ring_sums, *pad_sums, *pad_pixel_sums, *column_sums, *window_sums;
+    int32_t *tags; /**< input row in each slot */
+    const uint8_t **ptr;
+    const uint8_t **rows;     /**< [strip_rows][kh] */
+    const int32_t **row_sums; /**< beside rows */
+    int32_t *acc;
+    uint8_t *work;
+} walk;
+
+bool bb_route_merged(const bb_conv_desc *desc) {
+    return desc->groups == 1 && (desc->dilation[1] == 1 || desc->kernel[1] == 1);
+}
+
+void bb_route_segments(const bb_conv_desc *desc, bb_conv_route *route) {
+    if (bb_route_merged(desc)) {
+        route->segments = desc->kernel[0];
+        route->segment_bytes = route->group_bytes * (size_t)desc->kernel[1];
+    } else {
+        route->segments = desc->kernel[0] * desc->kernel[1];
+        route->segment_bytes = route->group_bytes;
+    }
+}
+
+int32_t bb_segment_length(const bb_conv_desc *desc) {
+    int32_t depth = desc->in_channels / desc->groups;
+
+    return bb_route_merged(desc) ? depth * desc->kernel[1] : depth;
+}
+
+const int16_t *bb_segment_weights(const bb_conv_desc *desc, const int16_t *weights, int32_t group,
+                                  int32_t channel, int32_t segment) {
+    const size_t row =
+        (size_t)(desc->kernel[0] * desc->kernel[1]) * (size_t)(desc->in_channels / desc->groups);
+    const size_t c = (size_t)(group * (desc->out_channels / desc->groups) + channel);
+
+    return weights + c * row + (size_t)segment * (size_t)bb_segment_length(desc);
+}
+
+static int32_t div_up(int32_t a, int32_t b) {
+    return (a + b - 1) / b;
+}
+
+static int32_t min32(int32_t a, int32_t b) {
+    return a < b ? a : b;
+}
+
+static int32_t blocks_of(const bb_conv_desc *desc, const bb_conv_route *route) {
+    return div_up(desc->out_channels / desc->groups, route->block_channels);
+}
+
+size_t bb_walk_packed_size(const bb_conv_desc *desc, const bb_conv_route *route) {
+    return (size_t)desc->groups * (size_t)blocks_of(desc, route) * route->block_bytes;
+}
+
+static int32_t ring_rows_of(const bb_conv_desc *desc, int32_t strip_rows) {
+    return (strip_rows - 1) * desc->stride[0] + (desc->kernel[0] - 1) * desc->dilation[0] + 1;
+}
+
+/** Rows of a strip: enough pixels to fill tiles, all that fit where weights are large. */
+static int32_t strip_rows_of(const bb_conv_desc *desc, const bb_conv_route *route,
+                             size_t row_bytes) {
+    const bool large = (size_t)blocks_of(desc, route) * route->block_bytes > L2_WEIGHTS;
+    int32_t rows = large ? desc->out_height : div_up(STRIP_PIXELS, desc->out_width);
+
+    for (int32_t i = 0; !large && i < route->pixels; i++)
+        if ((rows + i) * desc->out_width % route->pixels == 0) {
+            rows += i;
+            break;
+        }
+    rows = min32(rows, desc->out_height);
+    while (rows > 1 && (size_t)ring_rows_of(desc, rows) * row_bytes > RING_BYTES_MAX)
+        rows--;
+    return rows;
+}
+
+static size_t round64(size_t n) {
+    return (n + 63) / 64 * 64;
+}
+
+static bool needs_no_padding(const walk *w) {
+    return w->desc->pad_begin[1] == 0 && w->columns <= w->desc->in_width;
+}
+
+static void set_geometry(walk *w, const bb_conv_desc *desc, const bb_conv_route *route) {
+    w->desc = desc;
+    w->route = route;
+    w->columns =
+        (desc->out_width - 1) * desc->stride[1] + (desc->kernel[1] - 1) * desc->dilation[1] + 1;
+    w->pixel_bytes = route->group_bytes * (size_t)desc->groups;
+    w->row_bytes = round64((size_t)w->columns * w->pixel_bytes + SLACK);
+    w->in_place = route->in_place && needs_no_padding(w);
+    w->strip_rows = strip_rows_of(desc, route, w->row_bytes);
+    w->ring_rows = ring_rows_of(desc, w->strip_rows);
+    w->group_channels = desc->out_channels / desc->groups;
+    w->blocks = blocks_of(desc, route);
+}
+
+/** Hands out consecutive 64-byte aligned pieces; base NULL only counts. */
+static void *carve(uint8_t *base, size_t *used, size_t bytes) {
+    void *piece = base ? base + *used : NULL;
+
+    *used += round64(bytes);
+    return piece;
+}
+
+/** Lays out the scratch memory; returns its size. */
+static size_t set_scratch(walk *w, uint8_t *base) {
+    const size_t columns = (size_t)w->columns, slots = (size_t)w->ring_rows;
+    const size_t sum_row = columns * (size_t)w->desc->groups * sizeof(int32_t);
+    const size_t pixels = (size_t)w->strip_rows * (size_t)w->desc->out_width;
+    const size_t tiles = pixels / (size_t)w->route->pixels + 1;
+    const size_t strip = (size_t)w->strip_rows * (size_t)w->desc->kernel[0];
+    size_t used = 0;
+
+    w->ring = carve(base, &used, w->in_place ? 0 : slots * w->row_bytes);
+    w->pad_row = carve(base, &used, w->row_bytes);
+    w->pad_codes = carve(base, &used, (size_t)w->desc->in_channels + SLACK);
+    w->pad_pixel = carve(base, &used, w->pixel_bytes + SLACK);
+    if (w->route->wants_sums) {
+        w->ring_sums = carve(base, &used, slots * sum_row);
+        w->pad_sums = carve(base, &used, sum_row);
+        w->pad_pixel_sums = carve(base, &used, (size_t)w->desc->groups * sizeof(int32_t));
+        w->column_sums = carve(base, &used, columns * sizeof(int32_t));
+        w->window_sums = carve(base, &used, (pixels + BB_TILE_PIXELS_MAX) * sizeof(int32_t));
+    }
+    w->tags = carve(base, &used, slots * sizeof(int32_t));
+    w->rows = carve(base, &used, strip * sizeof(*w->rows));
+    w->row_sums = carve(base, &used, strip * sizeof(*w->row_sums));
+    w->ptr = carve(base, &used,
+                   tiles * (size_t)w->route->pixels * (size_t)w->route->segments * sizeof(*w->ptr));
+    w->acc = carve(base, &used, sizeof(int32_t) * BB_TILE_STRIDE * BB_TILE_PIXELS_MAX);
+    w->work = carve(base, &used, w->route->work_bytes);
+    return used;
+}
+
+size_t bb_walk_scratch_size(const bb_conv_desc *desc, const bb_conv_route *route) {
+    walk w = {0};
+
+    set_geometry(&w, desc, route);
+    return set_scratch(&w, NULL);
+}
+
+/** Copies the transformed padding pixel to n columns. */
+static void fill_padding(const walk *w, uint8_t *row, int32_t *sums, int32_t column, int32_t n) {
+    const size_t groups = (size_t)w->desc->groups;
+
+    for (size_t i = (size_t)column; n > 0; i++, n--) {
+        memcpy(row + i * w->pixel_bytes, w->pad_pixel, w->pixel_bytes);
+        if (sums)
+            memcpy(sums + i * groups, w->pad_pixel_sums, groups * sizeof(*sums));
+    }
+}
+
+static void make_padding(walk *w) {
+    memset(w->pad_codes, (int)w->desc->pad_code, (size_t)w->desc->in_channels);
+    w->route->transform(w->desc, w->pad_codes, 1, w->pad_pixel, w->pad_pixel_sums);
+    fill_padding(w, w->pad_row, w->pad_sums, 0, w->columns);
+}
+
+/** Transforms input row iy into its slot, padding on both sides. */
+static void transform_row(walk *w, int32_t iy, size_t slot) {
+    const bb_conv_desc *desc = w->desc;
+    const size_t groups = (size_t)desc->groups;
+    const int32_t left = min32(desc->pad_begin[1], w->columns);
+    const int32_t n = min32(desc->in_width, w->columns - left);
+    const uint8_t *codes = w->in + (size_t)iy * (size_t)desc->in_width * (size_t)desc->in_channels;
+    uint8_t *row = w->ring + slot * w->row_bytes;
+    int32_t *sums = NULL;
+
+    if (w->route->wants_sums)
+        sums = w->ring_sums + slot * (size_t)w->columns * groups;
+    fill_padding(w, row, sums, 0, left);
+    w->route->transform(desc, codes, n, row + (size_t)left * w->pixel_bytes,
+                        sums ? sums + (size_t)left * groups : NULL);
+    fill_padding(w, row, sums, left + n, w->columns - left - n);
+}
+
+/** The transformed row for input row iy and its sums. */
+static const uint8_t *fetch_row(walk *w, int32_t iy, const int32_t **sums) {
+    const size_t sum_row = (size_t)w->columns * (size_t)w->desc->groups;
+    size_t slot;
+
+    if (iy < 0 || iy >= w->desc->in_height) {
+        *sums = w->pad_sums;
+        return w->pad_row;
+    }
+    if (w->in_place) {
+        *sums = NULL;
+        return w->in + (size_t)iy * (size_t)w->desc->in_width * w->pixel_bytes;
+    }
+    slot = (size_t)(iy % w->ring_rows);
+    if (w->tags[slot] != iy) {
+        transform_row(w, iy, slot);
+        w->tags[slot] = iy;
+    }
+    *sums = w->route->wants_sums ? w->ring_sums + slot * sum_row : NULL;
+    return w->ring + slot * w->row_bytes;
+}
+
+static void fetch_strip(walk *w, int32_t y0, int32_t y1) {
+    const bb_conv_desc *desc = w->desc;
+    size_t i = 0;
+
+    for (int32_t y = y0; y < y1; y++)
+        for (int32_t ky = 0; ky < desc->kernel[0]; ky++, i++)
+            w->rows[i] =
+                fetch_row(w, y * desc->stride[0] + ky * desc->dilation[0] - desc->pad_begin[0],
+                          &w->row_sums[i]);
+}
+
+/** Sums of all codes under the window, for every pixel of the strip: rows first, then taps. */
+static void sum_windows(walk *w, int32_t n_rows, int32_t group) {
+    const bb_conv_desc *desc = w->desc;
+    const size_t groups = (size_t)desc->groups, kh = (size_t)desc->kernel[0];
+    int32_t *out = w->window_sums;
+
+    for (int32_t y = 0; y < n_rows; y++) {
+        const int32_t *const *rows = w->row_sums + (size_t)y * kh;
+
+        memset(w->column_sums, 0, sizeof(int32_t) * (size_t)w->columns);
+        for (size_t ky = 0; ky < kh; ky++)
+            for (size_t x = 0; x < (size_t)w->columns; x++)
+                w->column_sums[x] += rows[ky][x * groups + (size_t)group];
+        for (int32_t x = 0; x < desc->out_width; x++) {
+            const int32_t *column = w->column_sums + (ptrdiff_t)x * desc->stride[1];
+            int32_t sum = 0;
+
+            for (int32_t kx = 0; kx < desc->kernel[1]; kx++)
+                sum += column[(ptrdiff_t)kx * desc->dilation[1]];
+            *out++ = sum;
+        }
+    }
+    for (int32_t i = 0; i < BB_TILE_PIXELS_MAX; i++)
+        out[i] = 0;
+}
+
+/** Pointers of one pixel: ptr[segment * pixels]. */
+static void point_pixel(const walk *w, int32_t q, int32_t group, const uint8_t **ptr) {
+    const bb_conv_desc *desc = w->desc;
+    const int32_t per_row = w->route->segments / desc->kernel[0];
+    const int32_t y = q / desc->out_width, x = q % desc->out_width;
+    const size_t begin = (size_t)x * (size_t)desc->stride[1] * w->pixel_bytes +
+                         (size_t)group * w->route->group_bytes;
+    const size_t tap = (size_t)desc->dilation[1] * w->pixel_bytes;
+
+    for (int32_t ky = 0; ky < desc->kernel[0]; ky++) {
+        const uint8_t *row = w->rows[y * desc->kernel[0] + ky] + begin;
+
+        for (int32_t i = 0; i < per_row; i++, ptr += w->route->pixels)
+            *ptr = row + (size_t)i * tap;
+    }
+}
+
+/** All pointers of a strip: [tile][segment][pixel]; the last tile repeats its last pixel. */
+static void point_strip(walk *w, int32_t n_pixels, int32_t group) {
+    const int32_t pixels = w->route->pixels;
+    const size_t tile = (size_t)w->route->segments * (size_t)pixels;
+    const int32_t tiles = div_up(n_pixels, pixels);
+
+    for (int32_t t = 0; t < tiles; t++)
+        for (int32_t p = 0; p < pixels; p++)
+            point_pixel(w, min32(t * pixels + p, n_pixels - 1), group,
+                        w->ptr + (size_t)t * tile + p);
+}
+
+/** Hands a tile to the epilogue, cut where it crosses output rows. */
+static void emit(const walk *w, int32_t y0, int32_t q, int32_t n, int32_t c0, int32_t n_channels) {
+    const int32_t width = w->desc->out_width;
+    const int32_t *acc = w->acc;
+
+    while (n > 0) {
+        const int32_t x = q % width, take = min32(n, width - x);
+
+        w->tile(w->user, y0 + q / width, x, take, c0, n_channels, acc, BB_TILE_STRIDE);
+        acc += (ptrdiff_t)take * BB_TILE_STRIDE;
+        q += take;
+        n -= take;
+    }
+}
+
+/** Up to BB_TILE_STRIDE channels, from block b of the group, of one tile. */
+static void run_tile(walk *w, int32_t y0, int32_t q, int32_t n_pixels, int32_t group, int32_t b) {
+    const bb_conv_route *route = w->route;
+    const int32_t block = route->block_channels;
+    const int32_t n = min32(w->blocks - b, BB_TILE_STRIDE / block);
+    const int32_t channels = min32(n * block, w->group_channels - b * block);
+    bb_tile_job job = {
+        .route = route,
+        .ptr = w->ptr + (size_t)q * (size_t)route->segments,
+        .weights = w->packed + (size_t)(group * w->blocks + b) * route->block_bytes,
+        .sums = route->wants_sums ? w->window_sums + q : NULL,
+        .n_pixels = min32(route->pixels, n_pixels - q),
+        .acc = w->acc,
+        .work = w->work,
+    };
+
+    for (int32_t i = 0; i < n; i++) {
+        route->block(&job);
+        job.weights += route->block_bytes;
+        job.acc += block;
+    }
+    emit(w, y0, q, job.n_pixels, group * w->group_channels + b * block, channels);
+}
+
+/** Tiles outside, weights streaming past them; the other way round where weights are large. */
+static void run_group(walk *w, int32_t y0, int32_t n_pixels, int32_t group) {
+    const int32_t per_tile = BB_TILE_STRIDE / w->route->block_channels;
+
+    if ((size_t)w->blocks * w->route->block_bytes > L2_WEIGHTS) {
+        for (int32_t b = 0; b < w->blocks; b += per_tile)
+            for (int32_t q = 0; q < n_pixels; q += w->route->pixels)
+                run_tile(w, y0, q, n_pixels, group, b);
+        return;
+    }
+    for (int32_t q = 0; q < n_pixels; q += w->route->pixels)
+        for (int32_t b = 0; b < w->blocks; b += per_tile)
+            run_tile(w, y0, q, n_pixels, group, b);
+}
+
+void bb_walk_run(const bb_conv_desc *desc, const bb_conv_route *route, const void *packed,
+                 const uint8_t *in, int32_t y0, int32_t y1, void *scratch, bb_tile_fn tile,
+                 void *user) {
+    walk w = {0};
+
+    set_geometry(&w, desc, route);
+    set_scratch(&w, scratch);
+    w.in = in;
+    w.packed = packed;
+    w.tile = tile;
+    w.user = user;
+    for (int32_t i = 0; i < w.ring_rows; i++)
+        w.tags[i] = -1;
+    make_padding(&w);
+    for (int32_t y = y0; y < y1; y += w.strip_rows) {
+        const int32_t end = min32(y + w.strip_rows, y1);
+
+        fetch_strip(&w, y, end);
+        for (int32_t g = 0; g < desc->groups; g++) {
+            point_strip(&w, (end - y) * desc->out_width, g);
+            if (route->wants_sums)
+                sum_windows(&w, end - y, g);
+            run_group(&w, y, (end - y) * desc->out_width, g);
+        }
+    }
+}

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * @file walk.h
+ * The frame of all tiled convolution kernels: direct convolution without im2col.
+ *
+ * Output rows are taken in strips. The input rows a strip needs are transformed once (copied with
+ * their padding, widened, turned into tables or bit planes, as the route says) into a ring of
+ * rows. A tile is `pixels` consecutive output pixels of a strip; it may span output rows. For each
+ * tile and each *segment* of the kernel window there is one pointer per pixel. A segment is a run
+ * of consecutive bytes in a transformed row: a whole kernel row (kw taps x all channels) where
+ * nothing lies between its taps, else a single tap of one group. So shallow inputs (7x7x3) fill
+ * vectors along the taps and an inner loop runs over long runs with one shared offset.
+ *
+ * Packed weights lie as [group][block of channels][segment][step], in the route's own step format.
+ */
+#ifndef BB_KERNELS_WALK_H
+#define BB_KERNELS_WALK_H
+
+#include "kernels/kernels.h"
+
+enum {
+    BB_TILE_STRIDE = 64,    /**< channels of an accumulator tile */
+    BB_TILE_PIXELS_MAX = 12 /**< of any route */
+};
+
+typedef struct bb_conv_route bb_conv_route;
+
+/** One block of output channels for one tile of pixels. */
+typedef struct bb_tile_job {
+    const bb_conv_route *route;
+    const uint8_t *const *ptr; /**< [segments][pixels]; repeats a valid pixel past n_pixels */
+    const uint8_t *weights;    /**< the packed block */
+    const int32_t *sums;       /**< [pixels] window sums of codes, if the route wants them */
+    int32_t n_pixels;          /**< pixels that count */
+    int32_t *acc;              /**< out: [pixels][BB_TILE_STRIDE], block_channels of each */
+    void *work;                /**< work_bytes of the kernel's own, 64-byte aligned */
+} bb_tile_job;
+
+struct bb_conv_route {
+    int32_t pixels;         /**< per tile, at most BB_TILE_PIXELS_MAX */
+    int32_t block_channels; /**< output channels of a packed block; divides BB_TILE_STRIDE */
+    int32_t segments;
+    size_t group_bytes;   /**< transformed bytes of one group's channels of one pixel */
+    size_t segment_bytes; /**< transformed bytes of one segment */
+    size_t block_bytes;   /**< packed bytes of one block, a multiple of 64 */
+    size_t work_bytes;
+    bool in_place;   /**< transformed == codes: unpadded rows are used where they are */
+    bool wants_sums; /**< transform fills sums */
+    /** Transforms n pixels. May write 64 bytes past its output. sums: [n][groups] or NULL. */
+    void (*transform)(const bb_conv_desc *desc, const uint8_t *codes, int32_t n, uint8_t *dst,
+                      int32_t *sums);
+    void (*block)(const bb_tile_job *job);
+    /** Free for the kernel. */
+    int32_t steps;    /**< of one segment */
+    int32_t schedule; /**< steps between two widenings */
+    int32_t variant;
+};
+
+/** Fills segments and segment_bytes from group_bytes. */
+void bb_route_segments(const bb_conv_desc *desc, bb_conv_route *route);
+/** True where a segment is a whole kernel row. */
+bool bb_route_merged(const bb_conv_desc *desc);
+
+/** Packed bytes of all blocks. */
+size_t bb_walk_packed_size(const bb_conv_desc *desc, const bb_conv_route *route);
+size_t bb_walk_scratch_size(const bb_conv_desc *desc, const bb_conv_route *route);
+void bb_walk_run(const bb_conv_desc *desc, const bb_conv_route *route, const void *packed,
+                 const uint8_t *in, int32_t y0, int32_t y1, void *scratch, bb_tile_fn tile,
+                 void *user);
+
+/**
+ * The weights of one segment of one channel in the order of a transformed row: bb_segment_length
+ * values. channel counts within its group.
+ */
+const int16_t *bb_segment_weights(const bb_conv_desc *desc, const int16_t *weights, int32_t group,
+                                  int32_t channel, int32_t segment);
+/** Activations of one segment. */
+int32_t bb_segment_length(const bb_conv_desc *desc);
+
+#endif

@@ -1,0 +1,341 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * @file conv_int8_avx2.c
+ * u8 codes times s8 weights, 16-bit accumulation, 16 channels x 6 pixels.
+ *
+ * vpmaddubsw adds two products: at most 2*A*w in magnitude for A = 2^M-1 and the largest weight w.
+ * 16-bit lanes therefore hold T = floor(32767 / (2*A*w)) steps of four activations exactly; then
+ * they are widened (vpmaddwd with ones) into an int32 tile in L1.
+ * Two forms of weights: *direct*, b + o itself, where it fits and T stays long; *halved*,
+ * v' = floor((b+o)/2) with b+o = 2v' + parity, parity constant per channel, so that
+ * acc = 2*sum(u v') + parity*sum(u). The halved form doubles T and fits one more bit.
+ *
+ * Packed block: [segment][step][16 channels][4 activations] s8, then 16 int32 parities.
+ */
+#include "kernels/registry.h"
+#include "kernels/x86/avx2.h"
+
+#if BB_ARCH_X86_64
+
+#include <string.h>
+
+enum {
+    BLOCK = 16,
+    STEP = 64, /**< packed bytes of one step of four activations */
+    DIRECT = 0,
+    HALVED = 1,
+    DIRECT_MIN = 32, /**< the direct form is taken down to this T: the fold is then under 5 % */
+    CHUNK_MIN = 4    /**< below, widening every step in registers is faster */
+};
+
+/** Arguments of the loops; offsets are known to the assembly. */
+typedef struct loop_args {
+    const uint8_t *const *ptr; /* 0 */
+    const uint8_t *weights;    /* 8 */
+    int32_t *acc;              /* 16 */
+    int64_t segments;          /* 24 */
+    int64_t begin, end;        /* 32, 40: bytes within a segment */
+} loop_args;
+
+static int32_t exact_steps(const bb_conv_desc *desc, int32_t weight) {
+    const int32_t pair = 2 * ((1 << desc->activation_bits) - 1) * (weight > 0 ? weight : 1);
+
+    return pair > 32767 ? 0 : 32767 / pair;
+}
+
+static int32_t halved_max(const bb_conv_desc *desc) {
+    return (desc->max_weight + 1) / 2;
+}
+
+static bool supports(const bb_conv_desc *desc) {
+    return desc->max_weight <= 255 && exact_steps(desc, halved_max(desc)) > 0;
+}
+
+#define PIXEL(p, a, b)                                                                             \
+    "vpbroadcastd (%%" p ",%%rax), %%ymm12\n\t"                                                    \
+    "vpmaddubsw %%ymm14, %%ymm12, %%ymm13\n\t"                                                     \
+    "vpmaddubsw %%ymm15, %%ymm12, %%ymm12\n\t"                                                     \
+    "vpaddw %%ymm13, %%ymm" a ", %%ymm" a "\n\t"                                                   \
+    "vpaddw %%ymm12, %%ymm" b ", %%ymm" b "\n\t"
+
+#define FOLD(offset, a, b)                                                                         \
+    "vpmaddwd %%ymm14, %%ymm" a ", %%ymm" a "\n\t"                                                 \
+    "vpmaddwd %%ymm14, %%ymm" b ", %%ymm" b "\n\t"                                                 \
+    "vpaddd " offset "(%%rcx), %%ymm" a ", %%ymm" a "\n\t"                                         \
+    "vpaddd 32+" offset "(%%rcx), %%ymm" b ", %%ymm" b "\n\t"                                      \
+    "vmovdqu %%ymm" a ", " offset "(%%rcx)\n\t"                                                    \
+    "vmovdqu %%ymm" b ", 32+" offset "(%%rcx)\n\t"
+
+/** Adds the products of bytes begin..end-1 of `segments` segments to acc. At most T steps. */
+BB_AVX2 static void loop_16bit(const loop_args *args) {
+    __asm__ volatile(
+        "movq (%0), %%rsi\n\t"
+        "movq 8(%0), %%rdx\n\t"
+        "movq 24(%0), %%rbx\n\t"
+        "movq 32(%0), %%r14\n\t"
+        "movq 40(%0), %%r15\n\t" BB_ASM_CLEAR ".p2align 4\n"
+        "1:\n\t" BB_ASM_POINTERS "movq %%r14, %%rax\n\t"
+        ".p2align 4\n"
+        "2:\n\t"
+        "vmovdqa (%%rdx), %%ymm14\n\t"
+        "vmovdqa 32(%%rdx), %%ymm15\n\t" PIXEL("r8", "0", "1") PIXEL("r9", "2", "3")
+            PIXEL("r10", "4", "5") PIXEL("r11", "6", "7") PIXEL("r12", "8", "9")
+                PIXEL("r13", "10", "11") "addq $64, %%rdx\n\t"
+                                         "addq $4, %%rax\n\t"
+                                         "cmpq %%r15, %%rax\n\t"
+                                         "jl 2b\n\t"
+                                         "decq %%rbx\n\t"
+                                         "jnz 1b\n\t"
+                                         "movq 16(%0), %%rcx\n\t"
+                                         "vpcmpeqw %%ymm14, %%ymm14, %%ymm14\n\t"
+                                         "vpsrlw $15, %%ymm14, %%ymm14\n\t" FOLD("0", "0", "1")
+                                             FOLD("256", "2", "3") FOLD("512", "4", "5")
+                                                 FOLD("768", "6", "7") FOLD("1024", "8", "9")
+                                                     FOLD("1280", "10", "11") "vzeroupper\n\t"
+        :
+        : "D"(args)
+        : BB_ASM_CLOBBERS);
+}
+
+#define PIXEL_WIDE(p, a, b)                                                                        \
+    "vpbroadcastd (%%" p ",%%rax), %%ymm12\n\t"                                                    \
+    "vpmaddubsw (%%rdx), %%ymm12, %%ymm13\n\t"                                                     \
+    "vpmaddubsw 32(%%rdx), %%ymm12, %%ymm12\n\t"                                                   \
+    "vpmaddwd %%ymm14, %%ymm13, %%ymm13\n\t"                                                       \
+    "vpmaddwd %%ymm14, %%ymm12, %%ymm12\n\t"                                                       \
+    "vpaddd %%ymm13, %%ymm" a ", %%ymm" a "\n\t"                                                   \
+    "vpaddd %%ymm12, %%ymm" b ", %%ymm" b "\n\t"
+
+#define STORE(offset, a, b)                                                                        \
+    "vmovdqu %%ymm" a ", " offset "(%%rcx)\n\t"                                                    \
+    "vmovdqu %%ymm" b ", 32+" offset "(%%rcx)\n\t"
+
+/** The whole window with 32-bit accumulators in registers: any T >= 1. Overwrites acc. */
+BB_AVX2 static void loop_32bit(const loop_args *args) {
+    __asm__ volatile(
+        "movq (%0), %%rsi\n\t"
+        "movq 8(%0), %%rdx\n\t"
+        "movq 24(%0), %%rbx\n\t"
+        "movq 32(%0), %%r14\n\t"
+        "movq 40(%0), %%r15\n\t"
+        "vpcmpeqw %%ymm14, %%ymm14, %%ymm14\n\t"
+        "vpsrlw $15, %%ymm14, %%ymm14\n\t" BB_ASM_CLEAR ".p2align 4\n"
+        "1:\n\t" BB_ASM_POINTERS "movq %%r14, %%rax\n\t"
+        ".p2align 4\n"
+        "2:\n\t" PIXEL_WIDE("r8", "0", "1") PIXEL_WIDE("r9", "2", "3") PIXEL_WIDE("r10", "4", "5")
+            PIXEL_WIDE("r11", "6", "7") PIXEL_WIDE("r12", "8", "9")
+                PIXEL_WIDE("r13", "10", "11") "addq $64, %%rdx\n\t"
+                                              "addq $4, %%rax\n\t"
+                                              "cmpq %%r15, %%rax\n\t"
+                                              "jl 2b\n\t"
+                                              "decq %%rbx\n\t"
+                                              "jnz 1b\n\t"
+                                              "movq 16(%0), %%rcx\n\t" STORE("0", "0", "1")
+                                                  STORE("256", "2", "3") STORE("512", "4", "5")
+                                                      STORE("768", "6", "7") STORE("1024", "8", "9")
+                                                          STORE("1280", "10", "11") "vzeroupper\n\t"
+        :
+        : "D"(args)
+        : BB_ASM_CLOBBERS);
+}
+
+BB_AVX2 static void clear_tile(int32_t *acc, int32_t pixels) {
+    const __m256i zero = _mm256_setzero_si256();
+
+    for (int32_t p = 0; p < pixels; p++, acc += BB_TILE_STRIDE) {
+        _mm256_storeu_si256((__m256i *)acc, zero);
+        _mm256_storeu_si256((__m256i *)(acc + 8), zero);
+    }
+}
+
+/** acc = 2*acc + parity*sum(u). */
+BB_AVX2 static void finish_halved(const bb_tile_job *job) {
+    const uint8_t *parity = job->weights + job->route->block_bytes - STEP;
+    const __m256i p0 = _mm256_load_si256((const __m256i *)parity);
+    const __m256i p1 = _mm256_load_si256((const __m256i *)(parity + 32));
+
+    for (int32_t p = 0; p < job->n_pixels; p++) {
+        __m256i *acc = (__m256i *)(job->acc + p * BB_TILE_STRIDE);
+        const __m256i sum = _mm256_set1_epi32(job->sums[p]);
+        const __m256i a0 = _mm256_slli_epi32(_mm256_loadu_si256(acc), 1);
+        const __m256i a1 = _mm256_slli_epi32(_mm256_loadu_si256(acc + 1), 1);
+
+        _mm256_storeu_si256(acc, _mm256_add_epi32(a0, _mm256_and_si256(p0, sum)));
+        _mm256_storeu_si256(acc + 1, _mm256_add_epi32(a1, _mm256_and_si256(p1, sum)));
+    }
+}
+
+static void accumulate(const bb_tile_job *job) {
+    const bb_conv_route *route = job->route;
+    loop_args args = {
+        job->ptr, job->weights, job->acc, route->segments, 0, 4 * (int64_t)route->steps};
+
+    if (route->schedule < CHUNK_MIN) {
+        loop_32bit(&args);
+        return;
+    }
+    clear_tile(job->acc, route->pixels);
+    if (route->schedule >= route->segments * route->steps) {
+        loop_16bit(&args);
+        return;
+    }
+    args.segments = 1;
+    for (int32_t s = 0; s < route->segments; s++, args.ptr += route->pixels)
+        for (int32_t i = 0; i < route->steps; i += route->schedule) {
+            const int32_t left = route->steps - i;
+            const int32_t n = left < route->schedule ? left : route->schedule;
+
+            args.begin = 4 * (int64_t)i;
+            args.end = args.begin + 4 * (int64_t)n;
+            loop_16bit(&args);
+            args.weights += (size_t)n * STEP;
+        }
+}
+
+static void block_tile(const bb_tile_job *job) {
+    accumulate(job);
+    if (job->route->variant == HALVED)
+        finish_halved(job);
+}
+
+/** One pixel (fully connected): two row vectors, widened every `schedule` steps. */
+BB_AVX2 static void block_single(const bb_tile_job *job) {
+    const bb_conv_route *route = job->route;
+    const __m256i ones = _mm256_set1_epi16(1);
+    const __m256i *w = (const __m256i *)job->weights;
+    __m256i sum0 = _mm256_setzero_si256(), sum1 = sum0;
+
+    for (int32_t s = 0; s < route->segments; s++) {
+        const uint8_t *codes = job->ptr[s];
+
+        for (int32_t i = 0; i < route->steps;) {
+            const int32_t left = route->steps - i;
+            const int32_t end = i + (left < route->schedule ? left : route->schedule);
+            __m256i a0 = _mm256_setzero_si256(), a1 = a0;
+
+            for (; i < end; i++, codes += 4, w += 2) {
+                int32_t four;
+                __m256i u;
+
+                memcpy(&four, codes, 4);
+                u = _mm256_set1_epi32(four);
+                a0 = _mm256_add_epi16(a0, _mm256_maddubs_epi16(u, w[0]));
+                a1 = _mm256_add_epi16(a1, _mm256_maddubs_epi16(u, w[1]));
+            }
+            sum0 = _mm256_add_epi32(sum0, _mm256_madd_epi16(a0, ones));
+            sum1 = _mm256_add_epi32(sum1, _mm256_madd_epi16(a1, ones));
+        }
+    }
+    _mm256_storeu_si256((__m256i *)job->acc, sum0);
+    _mm256_storeu_si256((__m256i *)(job->acc + 8), sum1);
+    if (route->variant == HALVED)
+        finish_halved(job);
+}
+
+BB_AVX2 static void transform(const bb_conv_desc *desc, const uint8_t *codes, int32_t n,
+                              uint8_t *dst, int32_t *sums) {
+    memcpy(dst, codes, (size_t)n * (size_t)desc->in_channels);
+    if (sums)
+        bb_sum_pixels_avx2(desc, codes, n, sums);
+}
+
+static bb_conv_route route_of(const bb_conv_desc *desc) {
+    const bool single = desc->out_height * desc->out_width == 1;
+    const int32_t direct = desc->max_weight <= 127 ? exact_steps(desc, desc->max_weight) : 0;
+    bb_conv_route route = {
+        .pixels = single ? 1 : 6,
+        .block_channels = BLOCK,
+        .group_bytes = (size_t)(desc->in_channels / desc->groups),
+        .transform = transform,
+        .block = single ? block_single : block_tile,
+        .variant = direct >= DIRECT_MIN ? DIRECT : HALVED,
+    };
+
+    bb_route_segments(desc, &route);
+    route.steps = (bb_segment_length(desc) + 3) / 4;
+    route.schedule = route.variant == DIRECT ? direct : exact_steps(desc, halved_max(desc));
+    route.in_place = route.variant == DIRECT;
+    route.wants_sums = route.variant == HALVED;
+    route.block_bytes = ((size_t)route.segments * (size_t)route.steps + 1) * STEP;
+    return route;
+}
+
+/** Cycles: 50 products a cycle, fewer where the schedule is short, plus work per tile. */
+static double cost(const bb_conv_desc *desc) {
+    const bb_conv_route route = route_of(desc);
+    const double tiles = (double)desc->out_height * desc->out_width / route.pixels;
+    const double blocks =
+        (double)desc->groups * ((desc->out_channels / desc->groups + BLOCK - 1) / BLOCK);
+    const double steps = (double)route.segments * route.steps;
+    const double step = route.pixels == 1 ? 2.2 : route.schedule < CHUNK_MIN ? 12.7 : 7.6;
+    const double folds = route.schedule < CHUNK_MIN ? 0 : steps / route.schedule;
+
+    return tiles * blocks * (steps * step + folds * 12 + 60);
+}
+
+static size_t packed_size(const bb_conv_desc *desc) {
+    const bb_conv_route route = route_of(desc);
+
+    return bb_walk_packed_size(desc, &route);
+}
+
+static int32_t floor_half(int32_t w) {
+    return (w - (w & 1)) / 2;
+}
+
+static void pack_channel(const bb_conv_desc *desc, const bb_conv_route *route,
+                         const int16_t *weights, int32_t group, int32_t channel, int8_t *block) {
+    const int32_t n = bb_segment_length(desc), lane = channel % BLOCK;
+    const int32_t channels = desc->out_channels / desc->groups;
+    int32_t *parity = (int32_t *)(void *)(block + route->block_bytes - STEP);
+
+    if (channel >= channels)
+        return;
+    for (int32_t s = 0; s < route->segments; s++) {
+        const int16_t *w = bb_segment_weights(desc, weights, group, channel, s);
+
+        for (int32_t i = 0; i < n; i++) {
+            const size_t step = (size_t)s * (size_t)route->steps + (size_t)(i / 4);
+
+            block[step * STEP + (size_t)lane * 4 + (size_t)(i % 4)] =
+                (int8_t)(route->variant == DIRECT ? w[i] : floor_half(w[i]));
+            parity[lane] = w[i] & 1 ? -1 : 0;
+        }
+    }
+}
+
+static void pack(const bb_conv_desc *desc, const int16_t *weights, void *dst) {
+    const bb_conv_route route = route_of(desc);
+    const int32_t channels = desc->out_channels / desc->groups;
+    int8_t *block = dst;
+
+    memset(dst, 0, bb_walk_packed_size(desc, &route));
+    for (int32_t g = 0; g < desc->groups; g++)
+        for (int32_t c = 0; c < channels; c += BLOCK, block += route.block_bytes)
+            for (int32_t i = 0; i < BLOCK; i++)
+                pack_channel(desc, &route, weights, g, c + i, block);
+}
+
+static size_t scratch_size(const bb_conv_desc *desc) {
+    const bb_conv_route route = route_of(desc);
+
+    return bb_walk_scratch_size(desc, &route);
+}
+
+static void run(const bb_conv_desc *desc, const void *packed, const uint8_t *in, int32_t y0,
+                int32_t y1, void *scratch, bb_tile_fn tile, void *user) {
+    const bb_conv_route route = route_of(desc);
+
+    bb_walk_run(desc, &route, packed, in, y0, y1, scratch, tile, user);
+}
+
+const bb_conv_kernel bb_conv_int8_avx2 = {.name = "conv_int8_avx2",
+                                          .cpu = BB_CPU_AVX2,
+                                          .supports = supports,
+                                          .cost = cost,
+                                          .packed_size = packed_size,
+                                          .pack = pack,
+                                          .scratch_size = scratch_size,
+                                          .run = run};
+
+#endif

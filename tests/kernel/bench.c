@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "bench.h"
+#include "cases.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+static const struct {
+    const char *name;
+    int32_t channels, size, outputs, kernel, stride, groups;
+} shapes[] = {
+    {"3x3 256 14x14", 256, 14, 256, 3, 1, 1},      {"3x3 128 28x28", 128, 28, 128, 3, 1, 1},
+    {"3x3 64 56x56", 64, 56, 64, 3, 1, 1},         {"3x3 512 7x7", 512, 7, 512, 3, 1, 1},
+    {"1x1 96-24 56x56", 96, 56, 24, 1, 1, 1},      {"1x1 64-384 14x14", 64, 14, 384, 1, 1, 1},
+    {"1x1 960-320 7x7", 960, 7, 320, 1, 1, 1},     {"7x7 3-64 s2 224", 3, 224, 64, 7, 2, 1},
+    {"dw 3x3 384 14x14", 384, 14, 384, 3, 1, 384}, {"dw 3x3 96 112 s2", 96, 112, 96, 3, 2, 96},
+    {"fc 512-1000", 512, 1, 1000, 1, 1, 1},
+};
+
+static const struct {
+    uint32_t m, k;
+} pairs[] = {{1, 1}, {1, 2}, {2, 1}, {2, 2}, {3, 3}, {4, 1}, {4, 2},
+             {4, 4}, {8, 1}, {8, 2}, {8, 4}, {6, 6}, {8, 8}};
+
+static uint64_t now_ns(void) {
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/** Core clock from a chain of dependent additions, one a cycle; the best of many windows. */
+static double core_ghz(void) {
+    enum { ADDS = 1 << 16 };
+    double best = 0;
+
+    for (int round = 0; round < 200; round++) {
+        const uint64_t begin = now_ns();
+        uint64_t x = begin;
+        double ghz;
+
+        for (int i = 0; i < ADDS; i += 8) {
+#define ADD                                                                                        \
+    x += 3;                                                                                        \
+    __asm__ volatile("" : "+r"(x));
+            ADD ADD ADD ADD ADD ADD ADD ADD
+#undef ADD
+        }
+        ghz = ADDS / (double)(now_ns() - begin);
+        if (ghz > best)
+            best = ghz;
+    }
+    return best;
+}
+
+static void drop(void *user, int32_t y, int32_t x, int32_t n_pixels, int32_t c0, int32_t n_channels,
+                 const int32_t *acc, size_t stride) {
+    *(int32_t *)user += acc[0];
+    (void)y, (void)x, (void)n_pixels, (void)c0, (void)n_channels, (void)stride;
+}
+
+static bb_conv_desc shape_desc(size_t i, uint32_t m, uint32_t k) {
+    const int32_t pad = shapes[i].kernel / 2;
+    const int32_t out = (shapes[i].size + 2 * pad - shapes[i].kernel) / shapes[i].stride + 1;
+
+    return (bb_conv_desc){
+        .in_height = shapes[i].size,
+        .in_width = shapes[i].size,
+        .in_channels = shapes[i].channels,
+        .out_height = out,
+        .out_width = out,
+        .out_channels = shapes[i].outputs,
+        .kernel = {shapes[i].kernel, shapes[i].kernel},
+        .stride = {shapes[i].stride, shapes[i].stride},
+        .dilation = {1, 1},
+        .pad_begin = {pad, pad},
+        .groups = shapes[i].groups,
+        .activation_bits = m,
+        .weight_bits = k,
+        .native = true,
+        .max_weight = (1 << k) - 1,
+    };
+}
+
+/** Shortest of many runs, in nanoseconds, within about 40 ms. */
+static double best_ns(const conv_case *c, const bb_conv_kernel *kernel) {
+    void *packed = bb_alloc_aligned(kernel->packed_size(&c->desc));
+    void *scratch = bb_alloc_aligned(kernel->scratch_size(&c->desc));
+    const uint64_t deadline = now_ns() + 40000000u;
+    double best = 1e30;
+    int32_t sink = 0;
+
+    kernel->pack(&c->desc, c->weights, packed);
+    for (int i = 0; i < 3 || now_ns() < deadline; i++) {
+        const uint64_t begin = now_ns();
+        double ns;
+
+        kernel->run(&c->desc, packed, c->codes, 0, c->desc.out_height, scratch, drop, &sink);
+        ns = (double)(now_ns() - begin);
+        if (ns < best)
+            best = ns;
+    }
+    bb_free_aligned(packed);
+    bb_free_aligned(scratch);
+    return best;
+}
+
+static void bench_case(const conv_case *c, const char *name, const char *only, double ghz) {
+    const uint32_t cpu = bb_cpu_flags();
+    const double macs = bb_conv_macs(&c->desc);
+    const bb_conv_kernel *chosen = bb_conv_choose(&c->desc, cpu, NULL);
+    size_t n;
+    const bb_conv_kernel *const *kernels = bb_conv_kernels(&n);
+
+    for (size_t i = 0; i < n; i++) {
+        double cycles;
+
+        if ((kernels[i]->cpu & ~cpu) || !kernels[i]->supports(&c->desc) ||
+            (only ? strcmp(only, kernels[i]->name) != 0 : i + 1 == n))
+            continue;
+        cycles = best_ns(c, kernels[i]) * ghz;
+        printf("%-17s w%ua%u %-20s %7.1f  cost/measured %.2f%s\n", name, c->desc.weight_bits,
+               c->desc.activation_bits, kernels[i]->name, macs / cycles,
+               kernels[i]->cost(&c->desc) / cycles, kernels[i] == chosen ? "  *" : "");
+        fflush(stdout);
+    }
+}
+
+int bench_kernels(const char *kernel, const char *bits) {
+    const double ghz = core_ghz();
+
+    printf("products per cycle, best of many runs at %.2f GHz; * = the chooser's\n", ghz);
+    for (size_t p = 0; p < BB_COUNT(pairs); p++) {
+        char name[16];
+
+        snprintf(name, sizeof(name), "w%ua%u", pairs[p].k, pairs[p].m);
+        if (bits && strcmp(bits, name) != 0)
+            continue;
+        for (size_t s = 0; s < BB_COUNT(shapes); s++) {
+            const bb_conv_desc desc = shape_desc(s, pairs[p].m, pairs[p].k);
+            conv_case c;
+            bb_rng rng;
+
+            bb_rng_seed(&rng, 7);
+            case_create(&c, &rng, &desc, FILL_RANDOM);
+            bench_case(&c, shapes[s].name, kernel, ghz);
+            case_destroy(&c);
+        }
+    }
+    return 0;
+}

@@ -1,0 +1,9 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** @file bench.h  Products per cycle of every kernel on the usual layer shapes. */
+#ifndef BB_TESTS_BENCH_H
+#define BB_TESTS_BENCH_H
+
+/** kernel: only this one; bits: only "wKaM"; NULL = all. Returns an exit status. */
+int bench_kernels(const char *kernel, const char *bits);
+
+#endif
