@@ -49,7 +49,7 @@ typedef struct bb_linear {
 /**
  * The finest integer form whose bounds hold: |mult| < 2^22 and every intermediate T below 2^53.
  * Each constant is its real value times 2^shift, rounded to nearest, so the value before
- * the floor is off by at most (max_z1 + max_z2 + 2) * 2^-(shift+1) of a code (times 2 with slopes
+ * the floor is off by at most ((max_z1 + max_z2)/n + 2) * 2^-(shift+1) of a code (times 2 with slopes
  * at the kink). False where no shift fits: a number that is not finite, or |m1| beyond 2^22.
  */
 bool bb_linear_from_real(const bb_linear_spec *spec, bb_linear *linear);
