@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Plan of one convolution: weights, channel blocks, kernels, border vectors, requantizers. */
+#include "engine/internal.h"
+#include <string.h>
+
+enum { BLOCK_CHANNELS = 64 }; /**< channel blocks end at multiples of this */
+
+static bb_conv_desc describe(const bb_engine *engine, const bb_plan_node *plan) {
+    const bb_model_node *node = plan->node;
+    const bb_plan_tensor *in = &engine->tensors[node->in[0]];
+    const bb_plan_tensor *out = &engine->tensors[node->out[0]];
+    bb_conv_desc d = {.in_height = in->h,
+                      .in_width = in->w,
+                      .in_channels = in->c,
+                      .out_height = out->h,
+                      .out_width = out->w,
+                      .out_channels = out->c,
+                      .groups = (int32_t)node->groups,
+                      .activation_bits = in->bits};
+    for (int axis = 0; axis < 2; axis++) {
+        d.kernel[axis] = node->geometry.kernel[axis];
+        d.stride[axis] = node->geometry.stride[axis];
+        d.dilation[axis] = node->geometry.dilation[axis];
+        d.pad_begin[axis] = node->geometry.pad_begin[axis];
+    }
+    d.pad_code = bb_border_pad_code(in->zero, in->top);
+    return d;
+}
+
+static const bb_conv_params *params_of(const bb_engine *engine, const bb_model_node *node) {
+    return &engine->profile->convs[node - engine->model->nodes];
+}
+
+/* b + o of every weight, and what of it the descriptor tells the kernels. |b + o| <= 32767 is part
+ * of the model's checks. */
+static bb_status read_weights(const bb_engine *engine, const bb_model_node *node, bb_conv_desc *d,
+                              int16_t *weights, bb_error *err) {
+    const bb_conv_params *params = params_of(engine, node);
+    const size_t row = (size_t)node->planes->taps * node->planes->depth;
+    BB_TRY(bb_planes_levels(node->planes, params->planes, weights, err));
+    d->weight_bits = params->planes;
+    d->native = bb_planes_native(node->planes);
+    for (size_t c = 0; c < node->planes->rows; c++) {
+        const int32_t offset = params->weight_offset ? params->weight_offset[c] : 0;
+        d->native = d->native && offset == 0;
+        for (size_t i = c * row; i < (c + 1) * row; i++) {
+            const int32_t w = weights[i] + offset;
+            weights[i] = (int16_t)w;
+            d->max_weight = w > d->max_weight ? w : -w > d->max_weight ? -w : d->max_weight;
+        }
+    }
+    return BB_STATUS_OK;
+}
+
+/* Small images have too few rows for the workers: then the output channels are shared out. */
+static size_t count_blocks(const bb_engine *engine, const bb_conv_desc *d, int32_t images) {
+    const size_t rows = (size_t)d->out_height * (size_t)images;
+    const size_t most = ((size_t)d->out_channels + BLOCK_CHANNELS - 1) / BLOCK_CHANNELS;
+    if (d->groups != 1 || engine->threads == 1 || rows >= 4 * engine->threads)
+        return 1;
+    return most < engine->threads ? most : engine->threads;
+}
+
+static bb_status plan_block(bb_engine *engine, const bb_conv_desc *whole, int32_t c0, int32_t c1,
+                            const int16_t *weights, bb_conv_block *block, bb_error *err) {
+    const size_t row = (size_t)whole->kernel[0] * (size_t)whole->kernel[1] *
+                       (size_t)(whole->in_channels / whole->groups);
+    block->c0 = c0;
+    block->desc = *whole;
+    block->desc.out_channels = c1 - c0;
+    block->kernel = bb_conv_choose(&block->desc, engine->cpu, engine->wanted_kernel);
+    const size_t bytes = block->kernel->packed_size(&block->desc);
+    block->packed = bb_alloc_aligned(bytes);
+    if (!block->packed)
+        return bb_fail_memory(err, "packed weights");
+    engine->packed_bytes += bytes;
+    block->kernel->pack(&block->desc, weights + (size_t)c0 * row, block->packed);
+    bb_engine_need_scratch(engine, block->kernel->scratch_size(&block->desc));
+    return BB_STATUS_OK;
+}
+
+static bb_status plan_blocks(bb_engine *engine, const bb_conv_desc *d, int32_t images,
+                             const int16_t *weights, bb_conv_plan *conv, bb_error *err) {
+    const size_t n = count_blocks(engine, d, images);
+    const int32_t groups = (d->out_channels + BLOCK_CHANNELS - 1) / BLOCK_CHANNELS;
+    conv->blocks = bb_engine_array(engine, n, sizeof(*conv->blocks));
+    if (!conv->blocks)
+        return bb_fail_memory(err, "a convolution plan");
+    conv->n_blocks = n;
+    for (size_t i = 0; i < n; i++) {
+        const int32_t first = (int32_t)((size_t)groups * i / n) * BLOCK_CHANNELS;
+        int32_t last = (int32_t)((size_t)groups * (i + 1) / n) * BLOCK_CHANNELS;
+        last = last < d->out_channels ? last : d->out_channels;
+        BB_TRY(plan_block(engine, d, first, last, weights, &conv->blocks[i], err));
+    }
+    return BB_STATUS_OK;
+}
+
+/* One worker takes whole images, because a strip's first rows repeat the work of the last one's
+ * halo; several take strips small enough to even out, about four for each. */
+static int32_t choose_strip(const bb_engine *engine, const bb_conv_desc *d, int32_t images,
+                            size_t blocks) {
+    const size_t wanted = engine->threads * 4;
+    const size_t tasks = (size_t)images * blocks;
+    if (engine->threads == 1 || tasks >= wanted)
+        return d->out_height;
+    const size_t strips = (wanted + tasks - 1) / tasks;
+    const size_t rows = ((size_t)d->out_height + strips - 1) / strips;
+    return rows < 1 ? 1 : (int32_t)rows;
+}
+
+static bb_status plan_outputs(bb_engine *engine, bb_plan_node *plan, int64_t max_p, bb_error *err) {
+    const bb_model_node *node = plan->node;
+    const bb_requant_use use = {.channels = (uint32_t)engine->tensors[node->out[0]].c,
+                                .z2_tensor = node->n_in == 2 ? node->in[1] : -1,
+                                .max_z1 = max_p};
+    for (int i = 0; i < plan->n_out; i++)
+        BB_TRY(bb_plan_requant(engine, &use, &plan->out[i], err));
+    return BB_STATUS_OK;
+}
+
+static bb_status plan_with_weights(bb_engine *engine, bb_plan_node *plan, bb_conv_desc *d,
+                                   int16_t *weights, bb_error *err) {
+    const bb_model_node *node = plan->node;
+    const bb_plan_tensor *in = &engine->tensors[node->in[0]];
+    BB_TRY(read_weights(engine, node, d, weights, err));
+    const bb_border_input border = {.desc = d,
+                                    .weights = weights,
+                                    .tap_add = params_of(engine, node)->tap_add,
+                                    .zero = in->zero};
+    BB_TRY(bb_border_build(engine, &border, &plan->conv->border, err));
+    BB_TRY(plan_blocks(engine, d, in->n, weights, plan->conv, err));
+    plan->conv->strip = choose_strip(engine, d, in->n, plan->conv->n_blocks);
+    return plan_outputs(engine, plan, bb_border_max_p(&border), err);
+}
+
+bb_status bb_plan_conv(bb_engine *engine, bb_plan_node *plan, bb_error *err) {
+    const bb_planes *planes = plan->node->planes;
+    bb_conv_desc desc = describe(engine, plan);
+    size_t n;
+    plan->run = bb_run_conv;
+    plan->conv = bb_engine_array(engine, 1, sizeof(*plan->conv));
+    int16_t *weights = NULL;
+    if (bb_size_mul((size_t)planes->taps * planes->depth, planes->rows, &n))
+        weights = bb_alloc_array(n, sizeof(*weights));
+    if (!plan->conv || !weights) {
+        bb_free(weights);
+        return bb_fail_memory(err, "a convolution plan");
+    }
+    const bb_status status = plan_with_weights(engine, plan, &desc, weights, err);
+    bb_free(weights);
+    if (engine->tensors[plan->node->out[0]].elements > engine->accumulator_count)
+        engine->accumulator_count = engine->tensors[plan->node->out[0]].elements;
+    return status;
+}
+
+void bb_conv_plan_release(bb_conv_plan *conv) {
+    for (size_t i = 0; conv && i < conv->n_blocks; i++)
+        bb_free_aligned(conv->blocks[i].packed);
+}
