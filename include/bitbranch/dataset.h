@@ -14,18 +14,31 @@ typedef struct bb_dataset bb_dataset;
 
 typedef struct bb_dataset_options {
     size_t struct_size;
-    const char *split; /**< NULL: `val`, else `test`; for calibration `train` */
-    int calibration;   /**< choose the split for calibration, shuffle with `seed` */
+    /** NULL: `val`, else `test`; for calibration `train`, else `calib`, else whatever there is (the
+     *  caller refuses a split that is for evaluation). */
+    const char *split;
+    int calibration; /**< choose the split for calibration, shuffle with `seed` */
     uint64_t seed;
-    size_t limit; /**< 0 = all */
+    /** 0 = all; else this many: spread evenly over the split, or, for calibration, the first ones
+     *  after shuffling. */
+    size_t limit;
     /** Newline-separated class names that give folders their class index (whole name or first
-     *  word); NULL = folders in sorted order. */
+     *  word), and whose number class indices must not reach; NULL = folders in sorted order. */
     const char *labels;
 } bb_dataset_options;
 BB_API void bb_dataset_options_init(bb_dataset_options *options);
 
-/** path: ImageFolder, "file label" list, IDX (.gz or not), CIFAR .bin, or one image. An unknown
- *  split is NOT_FOUND and lists those present. */
+/**
+ * path: a folder in one of these layouts, or one file of it.
+ *  - IDX:   {train,t10k,test}-images-idx3-ubyte[.gz] with -labels-idx1-ubyte[.gz] beside it
+ *  - CIFAR: data_batch_*.bin, test_batch.bin (CIFAR-10); train.bin, test.bin (CIFAR-100, fine)
+ *  - list:  {train,val,test,...}.txt with "file class" lines; files lie beside it or in a folder
+ *           named like the list
+ *  - image folder: one folder a class, below folders named after splits or directly
+ *  - images: a folder of images without labels, or one image
+ * A folder without splits (split "all") is used for anything. An unknown split is NOT_FOUND and
+ * lists those present. Images are read when asked for; a .gz file is expanded here.
+ */
 BB_API bb_status bb_dataset_open(const char *path, const bb_dataset_options *options,
                                  bb_dataset **dataset, bb_error *err);
 BB_API void bb_dataset_destroy(bb_dataset *dataset);

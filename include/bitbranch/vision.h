@@ -34,6 +34,10 @@ BB_API bb_task bb_config_task(const bb_config *config);
 BB_API const char *bb_config_json(const bb_config *config);
 /** Path of labels_file beside the config, or NULL. */
 BB_API const char *bb_config_labels_file(const bb_config *config);
+/** Reads labels_file: class names, one a line, without the first drop_first lines, so that line k
+ *  is class k. NULL where the config names no file. Release with bb_text_free. */
+BB_API bb_status bb_config_read_labels(const bb_config *config, char **labels, bb_error *err);
+BB_API void bb_text_free(char *text);
 /** channels, height, width of the tensor the network takes. */
 BB_API void bb_config_input(const bb_config *config, int *channels, int *height, int *width);
 /** value = (pixel*scale - mean[c]) / std[c]; *exact_pixels is 1 where that is all there is (no
@@ -51,13 +55,27 @@ BB_API bb_status bb_config_tensor(const bb_config *config, const bb_image *image
 /** Pixels (as bb_config_pixels gives them) to the f32 NCHW tensor. */
 BB_API void bb_config_normalize(const bb_config *config, const uint8_t *hwc, float *nchw);
 
-/** The k best classes of n scores, best first, ties to the lower index, after drop_first. */
+/** The k best classes of n scores, best first, ties to the lower index, after drop_first; k is at
+ *  most bb_classify_count. */
 BB_API void bb_classify_top(const bb_config *config, const float *scores, size_t n, size_t k,
                             size_t *classes);
 
 /** Number of classes among n scores (drop_first leaves some out), and the score of a class. */
 BB_API size_t bb_classify_count(const bb_config *config, size_t n);
 BB_API float bb_classify_score(const bb_config *config, const float *scores, size_t class_index);
+
+/** Two networks on the same images, by their decisions (most likely classes). */
+typedef struct bb_paired_result {
+    size_t images;         /**< with a label */
+    size_t changed;        /**< other decision, right or wrong */
+    size_t gained;         /**< wrong before, right now */
+    size_t lost;           /**< right before, wrong now */
+    double difference;     /**< accuracy now minus before, in points (percent) */
+    double standard_error; /**< of the difference, from the paired images, in points */
+} bb_paired_result;
+/** Unlabelled images (label < 0) are left out. */
+BB_API void bb_compare_decisions(const int *labels, const size_t *before, const size_t *now,
+                                 size_t n, bb_paired_result *result);
 
 /** Draws n classified images with captions as one picture; good[i]: 1 right, 0 wrong, -1 unknown.
  */

@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "unit.h"
+
+#include "base/base.h"
+#include "bitbranch/vision.h"
+#include "vision/image.h"
+#include "vision/resize.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static char folder[] = "/tmp/bb_vision_XXXXXX";
+
+static int make_folder(void **state) {
+    return mkdtemp(folder) ? 0 : -1;
+}
+
+static int remove_folder(void **state) {
+    return rmdir(folder);
+}
+
+static const char *in_folder(const char *name) {
+    static char path[256];
+    snprintf(path, sizeof(path), "%s/%s", folder, name);
+    return path;
+}
+
+/* A smooth picture with some texture, the same everywhere. */
+static bb_image make_image(int width, int height, int channels) {
+    bb_image image;
+    assert_int_equal(bb_image_create("made", (size_t)width, (size_t)height, channels, &image, NULL),
+                     BB_STATUS_OK);
+    uint8_t *p = image.pixels;
+    for (int y = 0; y < height; y++)
+        for (int x = 0; x < width; x++)
+            for (int c = 0; c < channels; c++)
+                *p++ = (uint8_t)((x * 7 + y * 11 + c * 50 + (x * y) % 23) & 255);
+    return image;
+}
+
+static void round_trip(const char *name, int channels, int tolerance) {
+    bb_image image = make_image(37, 21, channels), back;
+    if (tolerance) /* nothing that JPEG could not keep */
+        for (size_t i = 0; i < bb_image_bytes(&image); i++)
+            image.pixels[i] = (uint8_t)(100 + i % 37 / (size_t)channels);
+    bb_error err = {0};
+    const char *path = in_folder(name);
+    assert_int_equal(bb_image_write(path, &image, &err), BB_STATUS_OK);
+    assert_int_equal(bb_image_read(path, &back, &err), BB_STATUS_OK);
+    assert_int_equal(back.width, 37);
+    assert_int_equal(back.height, 21);
+    assert_int_equal(back.channels, channels);
+    for (size_t i = 0; i < bb_image_bytes(&image); i++)
+        assert_true(abs(image.pixels[i] - back.pixels[i]) <= tolerance);
+    bb_image_free(&image);
+    bb_image_free(&back);
+    assert_int_equal(unlink(path), 0);
+}
+
+static void test_images_survive_writing_and_reading(void **state) {
+    round_trip("a.png", 1, 0);
+    round_trip("a.png", 3, 0);
+    round_trip("a.pgm", 1, 0);
+    round_trip("a.PPM", 3, 0);
+    round_trip("a.jpg", 1, 12);
+    round_trip("a.jpeg", 3, 12);
+    bb_image image = make_image(2, 2, 3);
+    bb_error err = {0};
+    assert_int_equal(bb_image_write(in_folder("a.gif"), &image, &err), BB_STATUS_UNSUPPORTED);
+    bb_image_free(&image);
+}
+
+/* Every prefix of a file is an error, and so is a header that promises too much. */
+static void check_truncated(const char *name, int channels) {
+    bb_image image = make_image(40, 30, channels), back;
+    bb_error err = {0};
+    const char *path = in_folder(name);
+    assert_int_equal(bb_image_write(path, &image, &err), BB_STATUS_OK);
+    bb_image_free(&image);
+    bb_file file;
+    assert_int_equal(bb_file_open(path, &file, &err), BB_STATUS_OK);
+    uint8_t *data = malloc(file.size);
+    size_t size = file.size;
+    memcpy(data, file.data, size);
+    bb_file_close(&file);
+    for (size_t n = 0; n + 8 < size; n += 1 + size / 300) {
+        assert_int_equal(bb_file_write(path, data, n, &err), BB_STATUS_OK);
+        assert_int_not_equal(bb_image_read(path, &back, &err), BB_STATUS_OK);
+        assert_non_null(strstr(err.message, name));
+        assert_null(back.pixels);
+    }
+    free(data);
+    assert_int_equal(unlink(path), 0);
+}
+
+static void test_truncated_files_are_errors(void **state) {
+    check_truncated("t.png", 3);
+    check_truncated("t.png", 1);
+    check_truncated("t.jpg", 3);
+    check_truncated("t.jpg", 1);
+    check_truncated("t.ppm", 3);
+}
+
+static void test_flipped_bytes_never_crash(void **state) {
+    static const char *const names[] = {"f.png", "f.jpg", "f.ppm"};
+    bb_rng rng;
+    bb_rng_seed(&rng, 5);
+    for (size_t k = 0; k < BB_COUNT(names); k++) {
+        bb_image image = make_image(24, 16, 3), back;
+        bb_error err = {0};
+        const char *path = in_folder(names[k]);
+        assert_int_equal(bb_image_write(path, &image, &err), BB_STATUS_OK);
+        bb_image_free(&image);
+        bb_file file;
+        assert_int_equal(bb_file_open(path, &file, &err), BB_STATUS_OK);
+        size_t size = file.size;
+        uint8_t *data = malloc(size), *broken = malloc(size);
+        memcpy(data, file.data, size);
+        bb_file_close(&file);
+        for (int round = 0; round < 300; round++) {
+            memcpy(broken, data, size);
+            for (int i = 0; i < 3; i++)
+                broken[bb_rng_below(&rng, size)] = (uint8_t)bb_rng_next(&rng);
+            bb_file memory = {broken, size, false};
+            bb_status (*const decode[])(const char *, const bb_file *, bb_image *, bb_error *) = {
+                bb_png_decode, bb_jpeg_decode, bb_pnm_decode};
+            if (decode[k]("broken", &memory, &back, &err) == BB_STATUS_OK)
+                bb_image_free(&back);
+        }
+        free(data);
+        free(broken);
+        assert_int_equal(unlink(path), 0);
+    }
+}
+
+static void test_limits_hold(void **state) {
+    static const char huge[] = "P6\n60000 60000\n255\nxxx";
+    bb_image image = {0};
+    bb_error err = {0};
+    const bb_file file = {(const uint8_t *)huge, sizeof(huge) - 1, false};
+    assert_int_equal(bb_pnm_decode("huge.ppm", &file, &image, &err), BB_STATUS_LIMIT);
+    assert_non_null(strstr(err.message, "huge.ppm"));
+}
+
+/* (dst+0.5)*in/out - 0.5 by the definition, in floating point. */
+static double bilinear_at(const bb_image *in, int x, int y, int c, int width, int height) {
+    double sx = (x + 0.5) * in->width / width - 0.5, sy = (y + 0.5) * in->height / height - 0.5;
+    sx = fmin(fmax(sx, 0), in->width - 1);
+    sy = fmin(fmax(sy, 0), in->height - 1);
+    int x0 = (int)sx, y0 = (int)sy;
+    int x1 = x0 + 1 < in->width ? x0 + 1 : x0, y1 = y0 + 1 < in->height ? y0 + 1 : y0;
+    double fx = sx - x0, fy = sy - y0;
+#define AT(X, Y) in->pixels[((Y)*in->width + (X)) * in->channels + c]
+    return (AT(x0, y0) * (1 - fx) + AT(x1, y0) * fx) * (1 - fy) +
+           (AT(x0, y1) * (1 - fx) + AT(x1, y1) * fx) * fy;
+#undef AT
+}
+
+static void test_bilinear_follows_its_formula(void **state) {
+    static const int sizes[][2] = {{64, 48}, {17, 9}, {50, 50}, {1, 1}, {113, 7}};
+    bb_image in = make_image(50, 31, 3), out;
+    for (size_t s = 0; s < BB_COUNT(sizes); s++) {
+        int width = sizes[s][0], height = sizes[s][1];
+        assert_int_equal(
+            bb_image_resize(&in, (size_t)width, (size_t)height, BB_FILTER_BILINEAR, &out, NULL),
+            BB_STATUS_OK);
+        const uint8_t *p = out.pixels;
+        for (int y = 0; y < height; y++)
+            for (int x = 0; x < width; x++)
+                for (int c = 0; c < 3; c++)
+                    assert_true(fabs(*p++ - bilinear_at(&in, x, y, c, width, height)) <= 0.5001);
+        bb_image_free(&out);
+    }
+    bb_image_free(&in);
+}
+
+static uint32_t checksum(const bb_image *image) {
+    uint32_t sum = 0;
+    for (size_t i = 0; i < bb_image_bytes(image); i++)
+        sum = sum * 31 + image->pixels[i];
+    return sum;
+}
+
+/* The checksums are those of Pillow 13, Image.resize(size, BILINEAR), for make_image(). */
+static void test_antialias_gives_pillows_pixels(void **state) {
+    static const struct {
+        size_t width, height;
+        uint32_t rgb, grey;
+    } cases[] = {
+        {32, 20, 1555091554u, 3933584646u},
+        {97, 10, 3357221858u, 2915140953u},
+        {11, 61, 2886402666u, 3888894358u},
+        {48, 30, 309620322u, 1013024677u},
+        {200, 150, 4288072789u, 3465072281u},
+        {3, 90, 4001586237u, 2903263023u},
+        {1, 1, 126142u, 127u},
+    };
+    for (int channels = 1; channels <= 3; channels += 2) {
+        bb_image in = make_image(97, 61, channels), out;
+        for (size_t i = 0; i < BB_COUNT(cases); i++) {
+            assert_int_equal(bb_image_resize(&in, cases[i].width, cases[i].height,
+                                             BB_FILTER_ANTIALIAS, &out, NULL),
+                             BB_STATUS_OK);
+            assert_int_equal(checksum(&out), channels == 3 ? cases[i].rgb : cases[i].grey);
+            bb_image_free(&out);
+        }
+        bb_image_free(&in);
+    }
+}
+
+static void test_paired_comparison(void **state) {
+    const int labels[] = {0, 1, 2, 3, -1};
+    const size_t before[] = {0, 1, 0, 0, 5}, now[] = {0, 2, 2, 1, 6};
+    bb_paired_result r;
+    bb_compare_decisions(labels, before, now, 5, &r);
+    assert_int_equal(r.images, 4);
+    assert_int_equal(r.changed, 3);
+    assert_int_equal(r.gained, 1);
+    assert_int_equal(r.lost, 1);
+    assert_true(r.difference == 0);
+    /* per image 0, -1, +1, 0: variance 2/3, so the mean's error is sqrt(2/3/4) */
+    assert_true(fabs(r.standard_error - 100 * sqrt(2.0 / 3 / 4)) < 1e-9);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_images_survive_writing_and_reading),
+        cmocka_unit_test(test_truncated_files_are_errors),
+        cmocka_unit_test(test_flipped_bytes_never_crash),
+        cmocka_unit_test(test_limits_hold),
+        cmocka_unit_test(test_bilinear_follows_its_formula),
+        cmocka_unit_test(test_antialias_gives_pillows_pixels),
+        cmocka_unit_test(test_paired_comparison),
+    };
+    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
