@@ -93,6 +93,8 @@ typedef struct bb_file {
 
 /** Opens a regular file. An empty file gives size 0. */
 bb_status bb_file_open(const char *path, bb_file *file, bb_error *err);
+/** The same of an open descriptor, which stays open; `path` is for messages. */
+bb_status bb_file_from_descriptor(int fd, const char *path, bb_file *file, bb_error *err);
 /** Opens a file; a gzip stream is expanded (at most max_bytes). Only in libbitbranch-tools. */
 bb_status bb_file_open_gz(const char *path, size_t max_bytes, bb_file *file, bb_error *err);
 void bb_file_close(bb_file *file);

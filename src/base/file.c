@@ -14,24 +14,28 @@ static bb_status fail_errno(bb_error *err, const char *path, const char *what) {
     return bb_fail(err, BB_STATUS_IO, "%s: cannot %s: %s", path, what, strerror(errno));
 }
 
+bb_status bb_file_from_descriptor(int fd, const char *path, bb_file *file, bb_error *err) {
+    *file = (bb_file){0};
+    struct stat st;
+    if (fstat(fd, &st) != 0)
+        return fail_errno(err, path, "stat");
+    if (!S_ISREG(st.st_mode))
+        return bb_fail(err, BB_STATUS_IO, "%s: not a regular file", path);
+    if (st.st_size == 0)
+        return BB_STATUS_OK;
+    void *data = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (data == MAP_FAILED)
+        return fail_errno(err, path, "map");
+    *file = (bb_file){data, (size_t)st.st_size, true};
+    return BB_STATUS_OK;
+}
+
 bb_status bb_file_open(const char *path, bb_file *file, bb_error *err) {
     *file = (bb_file){0};
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return fail_errno(err, path, "open");
-    struct stat st;
-    bb_status status = BB_STATUS_OK;
-    if (fstat(fd, &st) != 0) {
-        status = fail_errno(err, path, "stat");
-    } else if (!S_ISREG(st.st_mode)) {
-        status = bb_fail(err, BB_STATUS_IO, "%s: not a regular file", path);
-    } else if (st.st_size > 0) {
-        void *data = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-        if (data == MAP_FAILED)
-            status = fail_errno(err, path, "map");
-        else
-            *file = (bb_file){data, (size_t)st.st_size, true};
-    }
+    bb_status status = bb_file_from_descriptor(fd, path, file, err);
     close(fd);
     return status;
 }
