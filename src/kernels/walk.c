@@ -20,7 +20,7 @@ typedef struct walk {
     void *user;
     int32_t columns; /**< of a transformed row, padding included */
     int32_t ring_rows, strip_rows;
-    int32_t group_channels, blocks; /**< output channels and blocks of a group */
+    int32_t groups, group_channels, blocks; /**< output channels and blocks of a group */
     size_t pixel_bytes, row_bytes;
     bool in_place;
     /* scratch */
@@ -39,7 +39,7 @@ bool bb_route_merged(const bb_conv_desc *desc) {
 }
 
 void bb_route_segments(const bb_conv_desc *desc, bb_conv_route *route) {
-    if (bb_route_merged(desc)) {
+    if (bb_route_merged(desc) && !route->depthwise) {
         route->segments = desc->kernel[0];
         route->segment_bytes = route->group_bytes * (size_t)desc->kernel[1];
     } else {
@@ -54,15 +54,6 @@ int32_t bb_segment_length(const bb_conv_desc *desc) {
     return bb_route_merged(desc) ? depth * desc->kernel[1] : depth;
 }
 
-const int16_t *bb_segment_weights(const bb_conv_desc *desc, const int16_t *weights, int32_t group,
-                                  int32_t channel, int32_t segment) {
-    const size_t row =
-        (size_t)(desc->kernel[0] * desc->kernel[1]) * (size_t)(desc->in_channels / desc->groups);
-    const size_t c = (size_t)(group * (desc->out_channels / desc->groups) + channel);
-
-    return weights + c * row + (size_t)segment * (size_t)bb_segment_length(desc);
-}
-
 static int32_t div_up(int32_t a, int32_t b) {
     return (a + b - 1) / b;
 }
@@ -71,12 +62,45 @@ static int32_t min32(int32_t a, int32_t b) {
     return a < b ? a : b;
 }
 
+/** Groups as the walk sees them: a depthwise layer is one group of single-channel filters. */
+static int32_t groups_of(const bb_conv_desc *desc, const bb_conv_route *route) {
+    return route->depthwise ? 1 : desc->groups;
+}
+
 static int32_t blocks_of(const bb_conv_desc *desc, const bb_conv_route *route) {
-    return div_up(desc->out_channels / desc->groups, route->block_channels);
+    return div_up(desc->out_channels / groups_of(desc, route), route->block_channels);
 }
 
 size_t bb_walk_packed_size(const bb_conv_desc *desc, const bb_conv_route *route) {
-    return (size_t)desc->groups * (size_t)blocks_of(desc, route) * route->block_bytes;
+    return (size_t)groups_of(desc, route) * (size_t)blocks_of(desc, route) * route->block_bytes;
+}
+
+/** The weights of one segment of one channel in the order of a transformed row. */
+static const int16_t *segment_weights(const bb_conv_desc *desc, const int16_t *weights,
+                                      int32_t channel, int32_t segment) {
+    const size_t row =
+        (size_t)(desc->kernel[0] * desc->kernel[1]) * (size_t)(desc->in_channels / desc->groups);
+
+    return weights + (size_t)channel * row + (size_t)segment * (size_t)bb_segment_length(desc);
+}
+
+void bb_walk_pack(const bb_conv_desc *desc, const bb_conv_route *route, const int16_t *weights,
+                  void *dst, bb_put_fn put) {
+    const int32_t channels = desc->out_channels / groups_of(desc, route);
+    const int32_t n = bb_segment_length(desc);
+    const size_t blocks = (size_t)blocks_of(desc, route);
+
+    memset(dst, 0, bb_walk_packed_size(desc, route));
+    for (int32_t c = 0; c < desc->out_channels; c++) {
+        const int32_t within = c % channels;
+        const size_t index =
+            (size_t)(c / channels) * blocks + (size_t)(within / route->block_channels);
+        uint8_t *block = (uint8_t *)dst + index * route->block_bytes;
+
+        for (int32_t s = 0; s < route->segments; s++)
+            put(route, block, within % route->block_channels, s,
+                segment_weights(desc, weights, c, s), n);
+    }
 }
 
 static int32_t ring_rows_of(const bb_conv_desc *desc, int32_t strip_rows) {
@@ -113,12 +137,13 @@ static void set_geometry(walk *w, const bb_conv_desc *desc, const bb_conv_route 
     w->route = route;
     w->columns =
         (desc->out_width - 1) * desc->stride[1] + (desc->kernel[1] - 1) * desc->dilation[1] + 1;
-    w->pixel_bytes = route->group_bytes * (size_t)desc->groups;
+    w->groups = groups_of(desc, route);
+    w->pixel_bytes = route->group_bytes * (size_t)w->groups;
     w->row_bytes = round64((size_t)w->columns * w->pixel_bytes + SLACK);
     w->in_place = route->in_place && needs_no_padding(w);
     w->strip_rows = strip_rows_of(desc, route, w->row_bytes);
     w->ring_rows = ring_rows_of(desc, w->strip_rows);
-    w->group_channels = desc->out_channels / desc->groups;
+    w->group_channels = desc->out_channels / w->groups;
     w->blocks = blocks_of(desc, route);
 }
 
@@ -133,7 +158,7 @@ static void *carve(uint8_t *base, size_t *used, size_t bytes) {
 /** Lays out the scratch memory; returns its size. */
 static size_t set_scratch(walk *w, uint8_t *base) {
     const size_t columns = (size_t)w->columns, slots = (size_t)w->ring_rows;
-    const size_t sum_row = columns * (size_t)w->desc->groups * sizeof(int32_t);
+    const size_t sum_row = columns * (size_t)w->groups * sizeof(int32_t);
     const size_t pixels = (size_t)w->strip_rows * (size_t)w->desc->out_width;
     const size_t tiles = pixels / (size_t)w->route->pixels + 1;
     const size_t strip = (size_t)w->strip_rows * (size_t)w->desc->kernel[0];
@@ -146,7 +171,7 @@ static size_t set_scratch(walk *w, uint8_t *base) {
     if (w->route->wants_sums) {
         w->ring_sums = carve(base, &used, slots * sum_row);
         w->pad_sums = carve(base, &used, sum_row);
-        w->pad_pixel_sums = carve(base, &used, (size_t)w->desc->groups * sizeof(int32_t));
+        w->pad_pixel_sums = carve(base, &used, (size_t)w->groups * sizeof(int32_t));
         w->column_sums = carve(base, &used, columns * sizeof(int32_t));
         w->window_sums = carve(base, &used, (pixels + BB_TILE_PIXELS_MAX) * sizeof(int32_t));
     }
@@ -169,7 +194,7 @@ size_t bb_walk_scratch_size(const bb_conv_desc *desc, const bb_conv_route *route
 
 /** Copies the transformed padding pixel to n columns. */
 static void fill_padding(const walk *w, uint8_t *row, int32_t *sums, int32_t column, int32_t n) {
-    const size_t groups = (size_t)w->desc->groups;
+    const size_t groups = (size_t)w->groups;
 
     for (size_t i = (size_t)column; n > 0; i++, n--) {
         memcpy(row + i * w->pixel_bytes, w->pad_pixel, w->pixel_bytes);
@@ -187,7 +212,7 @@ static void make_padding(walk *w) {
 /** Transforms input row iy into its slot, padding on both sides. */
 static void transform_row(walk *w, int32_t iy, size_t slot) {
     const bb_conv_desc *desc = w->desc;
-    const size_t groups = (size_t)desc->groups;
+    const size_t groups = (size_t)w->groups;
     const int32_t left = min32(desc->pad_begin[1], w->columns);
     const int32_t n = min32(desc->in_width, w->columns - left);
     const uint8_t *codes = w->in + (size_t)iy * (size_t)desc->in_width * (size_t)desc->in_channels;
@@ -204,7 +229,7 @@ static void transform_row(walk *w, int32_t iy, size_t slot) {
 
 /** The transformed row for input row iy and its sums. */
 static const uint8_t *fetch_row(walk *w, int32_t iy, const int32_t **sums) {
-    const size_t sum_row = (size_t)w->columns * (size_t)w->desc->groups;
+    const size_t sum_row = (size_t)w->columns * (size_t)w->groups;
     size_t slot;
 
     if (iy < 0 || iy >= w->desc->in_height) {
@@ -238,7 +263,7 @@ static void fetch_strip(walk *w, int32_t y0, int32_t y1) {
 /** Sums of all codes under the window, for every pixel of the strip: rows first, then taps. */
 static void sum_windows(walk *w, int32_t n_rows, int32_t group) {
     const bb_conv_desc *desc = w->desc;
-    const size_t groups = (size_t)desc->groups, kh = (size_t)desc->kernel[0];
+    const size_t groups = (size_t)w->groups, kh = (size_t)desc->kernel[0];
     int32_t *out = w->window_sums;
 
     for (int32_t y = 0; y < n_rows; y++) {
@@ -317,6 +342,7 @@ static void run_tile(walk *w, int32_t y0, int32_t q, int32_t n_pixels, int32_t g
         .weights = w->packed + (size_t)(group * w->blocks + b) * route->block_bytes,
         .sums = route->wants_sums ? w->window_sums + q : NULL,
         .n_pixels = min32(route->pixels, n_pixels - q),
+        .channel = b * block,
         .acc = w->acc,
         .work = w->work,
     };
@@ -325,6 +351,7 @@ static void run_tile(walk *w, int32_t y0, int32_t q, int32_t n_pixels, int32_t g
         route->block(&job);
         job.weights += route->block_bytes;
         job.acc += block;
+        job.channel += block;
     }
     emit(w, y0, q, job.n_pixels, group * w->group_channels + b * block, channels);
 }
@@ -362,7 +389,7 @@ void bb_walk_run(const bb_conv_desc *desc, const bb_conv_route *route, const voi
         const int32_t end = min32(y + w.strip_rows, y1);
 
         fetch_strip(&w, y, end);
-        for (int32_t g = 0; g < desc->groups; g++) {
+        for (int32_t g = 0; g < w.groups; g++) {
             point_strip(&w, (end - y) * desc->out_width, g);
             if (route->wants_sums)
                 sum_windows(&w, end - y, g);

@@ -32,6 +32,7 @@ typedef struct bb_tile_job {
     const uint8_t *weights;    /**< the packed block */
     const int32_t *sums;       /**< [pixels] window sums of codes, if the route wants them */
     int32_t n_pixels;          /**< pixels that count */
+    int32_t channel;           /**< first channel of the block, within its group */
     int32_t *acc;              /**< out: [pixels][BB_TILE_STRIDE], block_channels of each */
     void *work;                /**< work_bytes of the kernel's own, 64-byte aligned */
 } bb_tile_job;
@@ -44,6 +45,9 @@ struct bb_conv_route {
     size_t segment_bytes; /**< transformed bytes of one segment */
     size_t block_bytes;   /**< packed bytes of one block, a multiple of 64 */
     size_t work_bytes;
+    /** Depthwise: channel by channel, so blocks lie side by side in a pixel. One segment per tap,
+     *  pointing at channel 0; group_bytes covers all channels. */
+    bool depthwise;
     bool in_place;   /**< transformed == codes: unpadded rows are used where they are */
     bool wants_sums; /**< transform fills sums */
     /** Transforms n pixels. May write 64 bytes past its output. sums: [n][groups] or NULL. */
@@ -51,6 +55,7 @@ struct bb_conv_route {
                       int32_t *sums);
     void (*block)(const bb_tile_job *job);
     /** Free for the kernel. */
+    int32_t depth;    /**< activations of one tap */
     int32_t steps;    /**< of one segment */
     int32_t schedule; /**< steps between two widenings */
     int32_t variant;
@@ -68,13 +73,37 @@ void bb_walk_run(const bb_conv_desc *desc, const bb_conv_route *route, const voi
                  const uint8_t *in, int32_t y0, int32_t y1, void *scratch, bb_tile_fn tile,
                  void *user);
 
-/**
- * The weights of one segment of one channel in the order of a transformed row: bb_segment_length
- * values. channel counts within its group.
- */
-const int16_t *bb_segment_weights(const bb_conv_desc *desc, const int16_t *weights, int32_t group,
-                                  int32_t channel, int32_t segment);
+/** Writes the weights of one segment of one channel (lane of its block) into a zeroed block. */
+typedef void (*bb_put_fn)(const bb_conv_route *route, uint8_t *block, int32_t lane, int32_t segment,
+                          const int16_t *weights, int32_t n);
+/** Zeroes dst and puts all weights. */
+void bb_walk_pack(const bb_conv_desc *desc, const bb_conv_route *route, const int16_t *weights,
+                  void *dst, bb_put_fn put);
 /** Activations of one segment. */
 int32_t bb_segment_length(const bb_conv_desc *desc);
+
+/** The functions of a bb_conv_kernel that follow from `route_of` and `put`. */
+#define BB_WALK_FUNCTIONS(route_of, put)                                                           \
+    static size_t packed_size(const bb_conv_desc *desc) {                                          \
+        const bb_conv_route route = route_of(desc);                                                \
+                                                                                                   \
+        return bb_walk_packed_size(desc, &route);                                                  \
+    }                                                                                              \
+    static void pack(const bb_conv_desc *desc, const int16_t *weights, void *dst) {                \
+        const bb_conv_route route = route_of(desc);                                                \
+                                                                                                   \
+        bb_walk_pack(desc, &route, weights, dst, put);                                             \
+    }                                                                                              \
+    static size_t scratch_size(const bb_conv_desc *desc) {                                         \
+        const bb_conv_route route = route_of(desc);                                                \
+                                                                                                   \
+        return bb_walk_scratch_size(desc, &route);                                                 \
+    }                                                                                              \
+    static void run(const bb_conv_desc *desc, const void *packed, const uint8_t *in, int32_t y0,   \
+                    int32_t y1, void *scratch, bb_tile_fn tile, void *user) {                      \
+        const bb_conv_route route = route_of(desc);                                                \
+                                                                                                   \
+        bb_walk_run(desc, &route, packed, in, y0, y1, scratch, tile, user);                        \
+    }
 
 #endif

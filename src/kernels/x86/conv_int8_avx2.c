@@ -273,61 +273,24 @@ static double cost(const bb_conv_desc *desc) {
     return tiles * blocks * (steps * step + folds * 12 + 60);
 }
 
-static size_t packed_size(const bb_conv_desc *desc) {
-    const bb_conv_route route = route_of(desc);
-
-    return bb_walk_packed_size(desc, &route);
-}
-
 static int32_t floor_half(int32_t w) {
     return (w - (w & 1)) / 2;
 }
 
-static void pack_channel(const bb_conv_desc *desc, const bb_conv_route *route,
-                         const int16_t *weights, int32_t group, int32_t channel, int8_t *block) {
-    const int32_t n = bb_segment_length(desc), lane = channel % BLOCK;
-    const int32_t channels = desc->out_channels / desc->groups;
+static void put(const bb_conv_route *route, uint8_t *block, int32_t lane, int32_t segment,
+                const int16_t *weights, int32_t n) {
     int32_t *parity = (int32_t *)(void *)(block + route->block_bytes - STEP);
+    uint8_t *dst = block + (size_t)segment * (size_t)route->steps * STEP + (size_t)lane * 4;
 
-    if (channel >= channels)
-        return;
-    for (int32_t s = 0; s < route->segments; s++) {
-        const int16_t *w = bb_segment_weights(desc, weights, group, channel, s);
+    for (int32_t i = 0; i < n; i++) {
+        const int32_t w = route->variant == DIRECT ? weights[i] : floor_half(weights[i]);
 
-        for (int32_t i = 0; i < n; i++) {
-            const size_t step = (size_t)s * (size_t)route->steps + (size_t)(i / 4);
-
-            block[step * STEP + (size_t)lane * 4 + (size_t)(i % 4)] =
-                (int8_t)(route->variant == DIRECT ? w[i] : floor_half(w[i]));
-            parity[lane] = w[i] & 1 ? -1 : 0;
-        }
+        dst[(size_t)(i / 4) * STEP + (size_t)(i % 4)] = (uint8_t)w;
+        parity[lane] = weights[i] & 1 ? -1 : 0;
     }
 }
 
-static void pack(const bb_conv_desc *desc, const int16_t *weights, void *dst) {
-    const bb_conv_route route = route_of(desc);
-    const int32_t channels = desc->out_channels / desc->groups;
-    int8_t *block = dst;
-
-    memset(dst, 0, bb_walk_packed_size(desc, &route));
-    for (int32_t g = 0; g < desc->groups; g++)
-        for (int32_t c = 0; c < channels; c += BLOCK, block += route.block_bytes)
-            for (int32_t i = 0; i < BLOCK; i++)
-                pack_channel(desc, &route, weights, g, c + i, block);
-}
-
-static size_t scratch_size(const bb_conv_desc *desc) {
-    const bb_conv_route route = route_of(desc);
-
-    return bb_walk_scratch_size(desc, &route);
-}
-
-static void run(const bb_conv_desc *desc, const void *packed, const uint8_t *in, int32_t y0,
-                int32_t y1, void *scratch, bb_tile_fn tile, void *user) {
-    const bb_conv_route route = route_of(desc);
-
-    bb_walk_run(desc, &route, packed, in, y0, y1, scratch, tile, user);
-}
+BB_WALK_FUNCTIONS(route_of, put)
 
 const bb_conv_kernel bb_conv_int8_avx2 = {.name = "conv_int8_avx2",
                                           .cpu = BB_CPU_AVX2,
