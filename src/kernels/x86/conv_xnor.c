@@ -21,15 +21,13 @@
 
 enum { BLOCK = 16, STEP = 64, WORD = 32, BYTE_STEPS = 31 /* 31 * 8 <= 255 */ };
 
-static bool supports(const bb_conv_desc *desc)
-{
+static bool supports(const bb_conv_desc *desc) {
     return desc->activation_bits == 1 && desc->weight_bits == 1 && desc->native;
 }
 
 /** One bit per code; reads up to 31 codes past a pixel. */
 BB_AVX2 static void transform(const bb_conv_desc *desc, const uint8_t *codes, int32_t n,
-                              uint8_t *dst, int32_t *sums)
-{
+                              uint8_t *dst, int32_t *sums) {
     const int32_t depth = desc->in_channels / desc->groups;
 
     (void)sums;
@@ -45,8 +43,7 @@ BB_AVX2 static void transform(const bb_conv_desc *desc, const uint8_t *codes, in
 }
 
 /** Popcounts of the bytes of x. */
-BB_AVX2 static inline __m256i count_bytes(__m256i x)
-{
+BB_AVX2 static inline __m256i count_bytes(__m256i x) {
     const __m256i nibble = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1,
                                             2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
     const __m256i low = _mm256_set1_epi8(15);
@@ -57,8 +54,7 @@ BB_AVX2 static inline __m256i count_bytes(__m256i x)
 }
 
 /** 32-bit sums of byte counts. */
-BB_AVX2 static inline __m256i widen_bytes(__m256i bytes)
-{
+BB_AVX2 static inline __m256i widen_bytes(__m256i bytes) {
     const __m256i words = _mm256_maddubs_epi16(bytes, _mm256_set1_epi8(1));
 
     return _mm256_madd_epi16(words, _mm256_set1_epi16(1));
@@ -66,8 +62,7 @@ BB_AVX2 static inline __m256i widen_bytes(__m256i bytes)
 
 /** One segment of one pixel added to sum[0..1]. */
 BB_AVX2 static inline void count_segment(const uint8_t *bits, const __m256i *w, int32_t steps,
-                                         __m256i sum[2])
-{
+                                         __m256i sum[2]) {
     for (int32_t i = 0; i < steps;) {
         const int32_t end = steps - i < BYTE_STEPS ? steps : i + BYTE_STEPS;
         __m256i c0 = _mm256_setzero_si256(), c1 = c0;
@@ -86,8 +81,7 @@ BB_AVX2 static inline void count_segment(const uint8_t *bits, const __m256i *w, 
     }
 }
 
-BB_AVX2 static void block_avx2(const bb_tile_job *job)
-{
+BB_AVX2 static void block_avx2(const bb_tile_job *job) {
     const bb_conv_route *route = job->route;
     const __m256i *plus = (const __m256i *)(job->weights + route->block_bytes - STEP);
 
@@ -104,8 +98,7 @@ BB_AVX2 static void block_avx2(const bb_tile_job *job)
     }
 }
 
-static bb_conv_route route_of(const bb_conv_desc *desc)
-{
+static bb_conv_route route_of(const bb_conv_desc *desc) {
     const int32_t depth = desc->in_channels / desc->groups;
     const int32_t words = (depth + WORD - 1) / WORD;
     bb_conv_route route = {
@@ -123,27 +116,24 @@ static bb_conv_route route_of(const bb_conv_desc *desc)
     return route;
 }
 
-static double cost_of(const bb_conv_desc *desc, double step)
-{
+static double cost_of(const bb_conv_desc *desc, double step) {
     const bb_conv_route route = route_of(desc);
     const double pixels = (double)desc->out_height * desc->out_width;
     const double blocks =
         (double)desc->groups * ((desc->out_channels / desc->groups + BLOCK - 1) / BLOCK);
 
-    return pixels * (blocks * (route.segments * (double)route.steps * step + 12) +
-                     0.06 * desc->in_channels);
+    return pixels *
+           (blocks * (route.segments * (double)route.steps * step + 12) + 0.06 * desc->in_channels);
 }
 
-static double cost_avx2(const bb_conv_desc *desc)
-{
+static double cost_avx2(const bb_conv_desc *desc) {
     return cost_of(desc, 6.0);
 }
 
 static void put(const bb_conv_route *route, uint8_t *block, int32_t lane, int32_t segment,
-                const int16_t *weights, int32_t n)
-{
-    uint32_t *words = (uint32_t *)(void *)block +
-                      (size_t)segment * (size_t)route->steps * BLOCK + (size_t)lane;
+                const int16_t *weights, int32_t n) {
+    uint32_t *words =
+        (uint32_t *)(void *)block + (size_t)segment * (size_t)route->steps * BLOCK + (size_t)lane;
     int32_t *plus = (int32_t *)(void *)(block + route->block_bytes - STEP);
     const int32_t tap_words = (int32_t)(route->group_bytes / 4);
 
@@ -170,8 +160,7 @@ const bb_conv_kernel bb_conv_xnor_avx2 = {.name = "conv_xnor_avx2",
                                           .run = run};
 
 /** Two blocks are not taken together: six independent sums already hide vpopcntd's latency. */
-BB_AVX512 static void block_avx512(const bb_tile_job *job)
-{
+BB_AVX512 static void block_avx512(const bb_tile_job *job) {
     const bb_conv_route *route = job->route;
     const int32_t pixels = route->pixels;
     const uint8_t *w = job->weights;
@@ -189,9 +178,8 @@ BB_AVX512 static void block_avx512(const bb_tile_job *job)
                 int32_t word;
 
                 memcpy(&word, ptr[p] + (ptrdiff_t)i * 4, 4);
-                sum[p] = _mm512_add_epi32(
-                    sum[p],
-                    _mm512_popcnt_epi32(_mm512_xor_si512(weights, _mm512_set1_epi32(word))));
+                sum[p] = _mm512_add_epi32(sum[p], _mm512_popcnt_epi32(_mm512_xor_si512(
+                                                      weights, _mm512_set1_epi32(word))));
             }
         }
     }
@@ -200,8 +188,7 @@ BB_AVX512 static void block_avx512(const bb_tile_job *job)
                             _mm512_sub_epi32(_mm512_load_si512(w), sum[p]));
 }
 
-static bb_conv_route route_avx512(const bb_conv_desc *desc)
-{
+static bb_conv_route route_avx512(const bb_conv_desc *desc) {
     bb_conv_route route = route_of(desc);
 
     route.pixels = 6;
@@ -209,34 +196,31 @@ static bb_conv_route route_avx512(const bb_conv_desc *desc)
     return route;
 }
 
-static size_t scratch_avx512(const bb_conv_desc *desc)
-{
+static size_t scratch_avx512(const bb_conv_desc *desc) {
     const bb_conv_route route = route_avx512(desc);
 
     return bb_walk_scratch_size(desc, &route);
 }
 
 static void run_avx512(const bb_conv_desc *desc, const void *packed, const uint8_t *in, int32_t y0,
-                       int32_t y1, void *scratch, bb_tile_fn tile, void *user)
-{
+                       int32_t y1, void *scratch, bb_tile_fn tile, void *user) {
     const bb_conv_route route = route_avx512(desc);
 
     bb_walk_run(desc, &route, packed, in, y0, y1, scratch, tile, user);
 }
 
-static double cost_avx512(const bb_conv_desc *desc)
-{
+static double cost_avx512(const bb_conv_desc *desc) {
     return cost_of(desc, 1.2);
 }
 
-const bb_conv_kernel bb_conv_xnor_avx512 = {
-    .name = "conv_xnor_avx512",
-    .cpu = BB_CPU_AVX2 | BB_CPU_AVX512 | BB_CPU_AVX512_POPCNT,
-    .supports = supports,
-    .cost = cost_avx512,
-    .packed_size = packed_size,
-    .pack = pack,
-    .scratch_size = scratch_avx512,
-    .run = run_avx512};
+const bb_conv_kernel bb_conv_xnor_avx512 = {.name = "conv_xnor_avx512",
+                                            .cpu =
+                                                BB_CPU_AVX2 | BB_CPU_AVX512 | BB_CPU_AVX512_POPCNT,
+                                            .supports = supports,
+                                            .cost = cost_avx512,
+                                            .packed_size = packed_size,
+                                            .pack = pack,
+                                            .scratch_size = scratch_avx512,
+                                            .run = run_avx512};
 
 #endif
