@@ -102,6 +102,9 @@ static bb_status find_layout(bb_dataset *dataset, const char *path,
 static bb_status match_file(const char *path, const bb_dataset_layout **layout, bb_split *splits,
                             bb_error *err) {
     const char *slash = strrchr(path, '/');
+    bb_file file;
+    BB_TRY(bb_file_open(path, &file, err)); /* says what is wrong with a path that leads nowhere */
+    bb_file_close(&file);
     for (size_t i = 0; i < BB_COUNT(layouts); i++) {
         const char *split =
             layouts[i]->match_file ? layouts[i]->match_file(slash ? slash + 1 : path) : NULL;

@@ -142,10 +142,16 @@ const bb_dataset_layout bb_layout_idx = {"idx", find_idx, match_idx, load_idx};
 
 enum { CIFAR_SIDE = 32, CIFAR_PIXELS = 3 * CIFAR_SIDE * CIFAR_SIDE };
 
+/* data_batch_N.bin, N one digit. */
+static bool is_batch(const char *name) {
+    return strlen(name) == 16 && strncmp(name, "data_batch_", 11) == 0 &&
+           strcmp(name + 12, ".bin") == 0;
+}
+
 static const char *match_cifar(const char *name) {
     if (strcmp(name, "test_batch.bin") == 0 || strcmp(name, "test.bin") == 0)
         return "test";
-    if (strncmp(name, "data_batch_", 11) == 0 && strcmp(name + 12, ".bin") == 0)
+    if (is_batch(name))
         return "train";
     return strcmp(name, "train.bin") == 0 ? "train" : NULL;
 }
@@ -156,7 +162,7 @@ static bb_status find_cifar(bb_arena *arena, const bb_folder *folder, bb_split *
         const char *name = match_cifar(folder->names[i]);
         if (!name)
             continue;
-        bool batch = strncmp(folder->names[i], "data_batch_", 11) == 0;
+        bool batch = is_batch(folder->names[i]);
         if (batch && *n && strcmp(splits[*n - 1].name, name) == 0)
             continue; /* data_batch_1..5 are one split, whose source is their folder */
         const char *path =
@@ -200,7 +206,7 @@ static bb_status load_cifar(bb_dataset *dataset, const bb_split *split,
     bb_folder folder;
     BB_TRY(bb_folder_read(dataset->arena, split->path, &folder, err));
     for (size_t i = 0; i < folder.n; i++) {
-        if (strncmp(folder.names[i], "data_batch_", 11) != 0 || !match_cifar(folder.names[i]))
+        if (!is_batch(folder.names[i]))
             continue;
         const char *path = bb_arena_printf(dataset->arena, "%s/%s", folder.path, folder.names[i]);
         if (!path)
