@@ -224,6 +224,43 @@ static void test_paired_comparison(void **state) {
     assert_true(fabs(r.standard_error - 100 * sqrt(2.0 / 3 / 4)) < 1e-9);
 }
 
+/* Share of dark pixels in a rectangle, in percent. */
+static int darkness(const bb_image *sheet, int x, int y, int width, int height) {
+    int dark = 0;
+    for (int i = y; i < y + height; i++)
+        for (int j = x; j < x + width; j++)
+            dark += sheet->pixels[((size_t)i * (size_t)sheet->width + (size_t)j) * 3] < 100;
+    return 100 * dark / (width * height);
+}
+
+static void test_sheet(void **state) {
+    bb_image images[5], sheet;
+    const char *const captions[] = {"Coat", "Ankle boot\n93 %", "", "\xff\x01 a very long name",
+                                    "no_spaces_in_this_long_name"};
+    const int good[] = {1, 0, -1, 1, 0};
+    bb_error err = {0};
+    for (int i = 0; i < 5; i++) {
+        images[i] = make_image(28 + 200 * (i % 2), 28 + 7 * i, i % 2 ? 3 : 1);
+        memset(images[i].pixels, 200, bb_image_bytes(&images[i]));
+    }
+    assert_int_equal(bb_draw_sheet(images, captions, good, 5, &sheet, &err), BB_STATUS_OK);
+    assert_true(sheet.width > 400 && sheet.height > 300 && sheet.channels == 3);
+    const uint8_t *frame = sheet.pixels + (11 * sheet.width + 11) * 3;
+    assert_true(frame[1] > frame[0] && frame[1] > frame[2]); /* right: green */
+    int tile = (sheet.width - 10) / 3;
+    frame += tile * 3;
+    assert_true(frame[0] > frame[1] && frame[0] > frame[2]); /* wrong: red */
+    /* captions lie below the 148 pixels of frame and picture; the third has none */
+    assert_true(darkness(&sheet, 10, 160, 40, 18) > 10);
+    assert_true(darkness(&sheet, 10 + tile, 180, 40, 18) > 10);
+    assert_int_equal(darkness(&sheet, 10 + 2 * tile, 160, 140, 38), 0);
+    bb_image_free(&sheet);
+    assert_int_equal(bb_draw_sheet(images, captions, good, 0, &sheet, &err),
+                     BB_STATUS_INVALID_ARGUMENT);
+    for (int i = 0; i < 5; i++)
+        bb_image_free(&images[i]);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_images_survive_writing_and_reading),
@@ -233,6 +270,7 @@ int main(void) {
         cmocka_unit_test(test_bilinear_follows_its_formula),
         cmocka_unit_test(test_antialias_gives_pillows_pixels),
         cmocka_unit_test(test_paired_comparison),
+        cmocka_unit_test(test_sheet),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
