@@ -113,9 +113,22 @@ static void run_nodes(bb_context *context) {
     }
 }
 
+static bb_status check_pointers(const void *const *inputs, size_t n_inputs,
+                                const void *const *outputs, size_t n_outputs, bb_error *err) {
+    for (size_t i = 0; i < n_inputs; i++)
+        if (!inputs || !inputs[i])
+            return bb_fail(err, BB_STATUS_INVALID_ARGUMENT, "input %zu of a run is missing", i);
+    for (size_t i = 0; i < n_outputs; i++)
+        if (!outputs || !outputs[i])
+            return bb_fail(err, BB_STATUS_INVALID_ARGUMENT, "output %zu of a run is missing", i);
+    return BB_STATUS_OK;
+}
+
 bb_status bb_context_run(bb_context *context, const void *const *inputs, void *const *outputs,
                          bb_error *err) {
     const bb_model *model = context->engine->model;
+    BB_TRY(check_pointers(inputs, model->n_inputs, (const void *const *)outputs, model->n_outputs,
+                          err));
     for (size_t i = 0; i < model->n_inputs; i++)
         BB_TRY(bb_input_load(context, model->inputs[i], inputs[i], err));
     run_nodes(context);
@@ -127,7 +140,8 @@ bb_status bb_context_run(bb_context *context, const void *const *inputs, void *c
 bb_status bb_context_run_f32(bb_context *context, const float *const *inputs, float *const *outputs,
                              bb_error *err) {
     const bb_model *model = context->engine->model;
-    (void)err;
+    BB_TRY(check_pointers((const void *const *)inputs, model->n_inputs,
+                          (const void *const *)outputs, model->n_outputs, err));
     for (size_t i = 0; i < model->n_inputs; i++)
         bb_input_load_f32(context, model->inputs[i], inputs[i]);
     run_nodes(context);

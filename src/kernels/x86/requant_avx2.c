@@ -210,8 +210,7 @@ INLINE __m256i threshold_scan(const bb_requant_tables *t, size_t c, __m256i z) {
     return code;
 }
 
-/* More bits: binary search over 2^b - 1 thresholds, b steps. Offsets stay below 2^31 because the
- * thresholds of a layer are bounded by the model (channels * 2^b entries in memory). */
+/* More bits: binary search over 2^b - 1 thresholds, b steps. */
 INLINE __m256i threshold_search(const bb_requant_tables *t, size_t c, __m256i z) {
     const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     const __m256i stride = _mm256_set1_epi32((int)t->padded);
@@ -368,7 +367,11 @@ static void indexed(const bb_requant_tables *t, const bb_requant_job *job) {
 }
 
 static void thresholds(const bb_requant_tables *t, const bb_requant_job *job) {
-    run_all(threshold_groups, t, job);
+    /* Gathers count in int32. */
+    if (t->padded > (size_t)INT32_MAX / (size_t)t->limit)
+        bb_requant_ref.thresholds(t, job);
+    else
+        run_all(threshold_groups, t, job);
 }
 
 static void to_float(const bb_requant_tables *t, const bb_requant_job *job) {
