@@ -21,7 +21,8 @@ typedef struct walk {
     int32_t columns; /**< of a transformed row, padding included */
     int32_t ring_rows, strip_rows;
     int32_t groups, group_channels, blocks; /**< output channels and blocks of a group */
-    size_t pixel_bytes, row_bytes;
+    size_t pixel_bytes, part_bytes, row_bytes;
+    size_t parts;
     bool in_place;
     /* scratch */
     uint8_t *ring, *pad_row, *pad_codes, *pad_pixel;
@@ -139,7 +140,9 @@ static void set_geometry(walk *w, const bb_conv_desc *desc, const bb_conv_route 
         (desc->out_width - 1) * desc->stride[1] + (desc->kernel[1] - 1) * desc->dilation[1] + 1;
     w->groups = groups_of(desc, route);
     w->pixel_bytes = route->group_bytes * (size_t)w->groups;
-    w->row_bytes = round64((size_t)w->columns * w->pixel_bytes + SLACK);
+    w->parts = route->parts > 1 ? (size_t)route->parts : 1;
+    w->part_bytes = round64((size_t)w->columns * w->pixel_bytes + SLACK);
+    w->row_bytes = w->parts * w->part_bytes;
     w->in_place = route->in_place && needs_no_padding(w);
     w->strip_rows = strip_rows_of(desc, route, w->row_bytes);
     w->ring_rows = ring_rows_of(desc, w->strip_rows);
@@ -167,7 +170,7 @@ static size_t set_scratch(walk *w, uint8_t *base) {
     w->ring = carve(base, &used, w->in_place ? 0 : slots * w->row_bytes);
     w->pad_row = carve(base, &used, w->row_bytes);
     w->pad_codes = carve(base, &used, (size_t)w->desc->in_channels + SLACK);
-    w->pad_pixel = carve(base, &used, w->pixel_bytes + SLACK);
+    w->pad_pixel = carve(base, &used, w->parts * (round64(w->pixel_bytes) + SLACK));
     if (w->route->wants_sums) {
         w->ring_sums = carve(base, &used, slots * sum_row);
         w->pad_sums = carve(base, &used, sum_row);
@@ -197,7 +200,9 @@ static void fill_padding(const walk *w, uint8_t *row, int32_t *sums, int32_t col
     const size_t groups = (size_t)w->groups;
 
     for (size_t i = (size_t)column; n > 0; i++, n--) {
-        memcpy(row + i * w->pixel_bytes, w->pad_pixel, w->pixel_bytes);
+        for (size_t part = 0; part < w->parts; part++)
+            memcpy(row + part * w->part_bytes + i * w->pixel_bytes,
+                   w->pad_pixel + part * (round64(w->pixel_bytes) + SLACK), w->pixel_bytes);
         if (sums)
             memcpy(sums + i * groups, w->pad_pixel_sums, groups * sizeof(*sums));
     }
@@ -205,7 +210,8 @@ static void fill_padding(const walk *w, uint8_t *row, int32_t *sums, int32_t col
 
 static void make_padding(walk *w) {
     memset(w->pad_codes, (int)w->desc->pad_code, (size_t)w->desc->in_channels);
-    w->route->transform(w->desc, w->pad_codes, 1, w->pad_pixel, w->pad_pixel_sums);
+    w->route->transform(w->desc, w->pad_codes, 1, w->pad_pixel, round64(w->pixel_bytes) + SLACK,
+                        w->pad_pixel_sums);
     fill_padding(w, w->pad_row, w->pad_sums, 0, w->columns);
 }
 
@@ -222,7 +228,7 @@ static void transform_row(walk *w, int32_t iy, size_t slot) {
     if (w->route->wants_sums)
         sums = w->ring_sums + slot * (size_t)w->columns * groups;
     fill_padding(w, row, sums, 0, left);
-    w->route->transform(desc, codes, n, row + (size_t)left * w->pixel_bytes,
+    w->route->transform(desc, codes, n, row + (size_t)left * w->pixel_bytes, w->part_bytes,
                         sums ? sums + (size_t)left * groups : NULL);
     fill_padding(w, row, sums, left + n, w->columns - left - n);
 }
@@ -344,6 +350,7 @@ static void run_tile(walk *w, int32_t y0, int32_t q, int32_t n_pixels, int32_t g
         .n_pixels = min32(route->pixels, n_pixels - q),
         .channel = b * block,
         .acc = w->acc,
+        .part_bytes = w->part_bytes,
         .work = w->work,
     };
 

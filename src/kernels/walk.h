@@ -34,6 +34,7 @@ typedef struct bb_tile_job {
     int32_t n_pixels;          /**< pixels that count */
     int32_t channel;           /**< first channel of the block, within its group */
     int32_t *acc;              /**< out: [pixels][BB_TILE_STRIDE], block_channels of each */
+    size_t part_bytes;         /**< distance of the parts of a transformed row */
     void *work;                /**< work_bytes of the kernel's own, 64-byte aligned */
 } bb_tile_job;
 
@@ -50,15 +51,21 @@ struct bb_conv_route {
     bool depthwise;
     bool in_place;   /**< transformed == codes: unpadded rows are used where they are */
     bool wants_sums; /**< transform fills sums */
-    /** Transforms n pixels. May write 64 bytes past its output. sums: [n][groups] or NULL. */
+    /** Parts of a transformed row (0 = one): part p of a column lies p*part_bytes further on. */
+    int32_t parts;
+    /** Transforms n pixels. May write 64 bytes past each part, and read 64 bytes more than n
+     *  pixels. sums: [n][groups] or NULL. */
     void (*transform)(const bb_conv_desc *desc, const uint8_t *codes, int32_t n, uint8_t *dst,
-                      int32_t *sums);
+                      size_t part_bytes, int32_t *sums);
     void (*block)(const bb_tile_job *job);
     /** Free for the kernel. */
     int32_t depth;    /**< activations of one tap */
     int32_t steps;    /**< of one segment */
     int32_t schedule; /**< steps between two widenings */
     int32_t variant;
+    int32_t planes;
+    int32_t top;   /**< largest code of one part */
+    int32_t extra; /**< factor of the window sums */
 };
 
 /** Fills segments and segment_bytes from group_bytes. */

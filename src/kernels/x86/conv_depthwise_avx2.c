@@ -113,8 +113,8 @@ static void block_words(const bb_tile_job *job) {
 }
 
 static void transform(const bb_conv_desc *desc, const uint8_t *codes, int32_t n, uint8_t *dst,
-                      int32_t *sums) {
-    (void)sums;
+                      size_t part_bytes, int32_t *sums) {
+    (void)part_bytes, (void)sums;
     memcpy(dst, codes, (size_t)n * (size_t)desc->in_channels);
 }
 

@@ -98,10 +98,10 @@ BB_AVX2 static void block_single(const bb_tile_job *job) {
 
 /** Widens codes; up to 15 more than n*channels are read and written. */
 BB_AVX2 static void transform(const bb_conv_desc *desc, const uint8_t *codes, int32_t n,
-                              uint8_t *dst, int32_t *sums) {
+                              uint8_t *dst, size_t part_bytes, int32_t *sums) {
     const size_t total = (size_t)n * (size_t)desc->in_channels;
 
-    (void)sums;
+    (void)part_bytes, (void)sums;
     for (size_t i = 0; i < total; i += 16) {
         const __m128i u = _mm_loadu_si128((const __m128i *)(codes + i));
 

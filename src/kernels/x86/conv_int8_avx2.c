@@ -233,7 +233,8 @@ BB_AVX2 static void block_single(const bb_tile_job *job) {
 }
 
 BB_AVX2 static void transform(const bb_conv_desc *desc, const uint8_t *codes, int32_t n,
-                              uint8_t *dst, int32_t *sums) {
+                              uint8_t *dst, size_t part_bytes, int32_t *sums) {
+    (void)part_bytes;
     memcpy(dst, codes, (size_t)n * (size_t)desc->in_channels);
     if (sums)
         bb_sum_pixels_avx2(desc, codes, n, sums);

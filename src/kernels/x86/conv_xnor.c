@@ -27,10 +27,10 @@ static bool supports(const bb_conv_desc *desc) {
 
 /** One bit per code; reads up to 31 codes past a pixel. */
 BB_AVX2 static void transform(const bb_conv_desc *desc, const uint8_t *codes, int32_t n,
-                              uint8_t *dst, int32_t *sums) {
+                              uint8_t *dst, size_t part_bytes, int32_t *sums) {
     const int32_t depth = desc->in_channels / desc->groups;
 
-    (void)sums;
+    (void)part_bytes, (void)sums;
     for (int32_t i = 0; i < n * desc->groups; i++, codes += depth)
         for (int32_t d = 0; d < depth; d += WORD, dst += 4) {
             const __m256i u = _mm256_loadu_si256((const __m256i *)(codes + d));
