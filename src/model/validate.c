@@ -97,11 +97,12 @@ static bool within(int32_t value, int32_t low) {
 
 static bb_status check_window(const bb_model_node *node, bool pool, bb_error *err) {
     const bb_geometry *g = &node->geometry;
-    if (pool && g->kernel[0] == 0 && g->kernel[1] == 0)
-        return BB_STATUS_OK;
+    /* A kernel of 0x0 is the whole image; its stride and dilation do not matter. */
+    int32_t low = pool && g->kernel[0] == 0 && g->kernel[1] == 0 ? 0 : 1;
     for (int i = 0; i < 2; i++)
-        if (!within(g->kernel[i], 1) || !within(g->stride[i], 1) || !within(g->dilation[i], 1) ||
-            !within(g->pad_begin[i], 0) || !within(g->pad_end[i], 0))
+        if (!within(g->kernel[i], low) || !within(g->stride[i], low) ||
+            !within(g->dilation[i], low) || !within(g->pad_begin[i], 0) ||
+            !within(g->pad_end[i], 0))
             return fail_node(node, err, "kernel, stride, dilation or padding out of range");
     if ((int64_t)g->kernel[0] * g->kernel[1] > BB_MAX_TAPS)
         return fail_node(node, err, "the window has too many taps");
