@@ -213,14 +213,15 @@ static bb_status shape_dynamic_quantize(const bb_shape *s) {
 
 /* QONNX quantizers: parameters broadcast into the input. */
 static bb_status shape_qonnx(const bb_shape *s) {
-    int rank = s->in[0].rank;
-    int64_t dims[BB_MAX_RANK];
-    if (rank >= 0)
-        memcpy(dims, s->in[0].dims, sizeof(dims));
-    for (int i = 1; i < s->node->n_in && rank >= 0; i++) {
+    const bb_array *x = &s->in[0];
+    for (int i = 1; i < s->node->n_in && x->rank >= 0; i++) {
         const bb_array *p = bb_shape_in(s, i);
-        if (p && p->rank >= 0 &&
-            (p->rank > s->in[0].rank || !bb_broadcast_dims(dims, &rank, p->dims, p->rank)))
+        bool fits = !p || p->rank <= x->rank;
+        for (int k = 0; p && fits && k < p->rank; k++) {
+            int64_t own = x->dims[x->rank - p->rank + k];
+            fits = p->dims[k] == 1 || p->dims[k] < 0 || own < 0 || p->dims[k] == own;
+        }
+        if (!fits)
             return bb_shape_fail(s, "parameter %d does not broadcast into the input", i);
     }
     bb_shape_like(s, 0, 0);
@@ -397,7 +398,7 @@ bb_status bb_shape_node(const bb_node *node, const bb_array *in, bb_array *out, 
 
 /* ---- the walk over a graph ------------------------------------------------------------------ */
 
-static void value_to_array(const bb_value *value, bb_array *array) {
+void bb_array_from_value(const bb_value *value, bb_array *array) {
     array->dtype = value->dtype;
     array->rank = value->rank;
     memcpy(array->dims, value->dims, sizeof(array->dims));
@@ -412,7 +413,7 @@ bb_status bb_graph_infer_node(bb_graph *graph, const bb_node *node, bb_error *er
     bb_array *in = arrays, *out = arrays + node->n_in;
     for (int i = 0; i < node->n_in; i++)
         if (node->in[i] >= 0)
-            value_to_array(&graph->values[node->in[i]], &in[i]);
+            bb_array_from_value(&graph->values[node->in[i]], &in[i]);
     bb_status status = bb_shape_node(node, in, out, err);
     for (int i = 0; i < node->n_out && status == BB_STATUS_OK; i++) {
         if (node->out[i] < 0)

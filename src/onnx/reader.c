@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* ModelProto -> graph: names, initializers, nodes and attributes. */
 #include "onnx/reader.h"
+#include "graph/eval.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -424,7 +425,7 @@ bb_status bb_onnx_read_buffer(const void *data, size_t size, const char *folder,
         status = bb_graph_link(r.graph, err);
     if (status == BB_STATUS_OK) {
         r.graph->parameter_bytes = parameter_bytes(r.graph);
-        status = bb_graph_infer_shapes(r.graph, NULL, 0, err);
+        status = bb_graph_fold_constants(r.graph, false, err);
     }
     if (status != BB_STATUS_OK) {
         bb_graph_destroy(r.graph);
