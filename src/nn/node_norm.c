@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* BatchNormalization, InstanceNormalization, LRN, Softmax and LogSoftmax. */
+#include "nn/program.h"
+#include <math.h>
+#include <string.h>
+
+static bb_status need_f32(const bb_nn_tensor *x, int min_rank, bb_error *err) {
+    if (x->dtype == BB_DTYPE_F32 && x->rank >= min_rank)
+        return BB_STATUS_OK;
+    return bb_fail(err, BB_STATUS_UNSUPPORTED, "rank %d %s input is not supported", x->rank,
+                   bb_dtype_name(x->dtype));
+}
+
+/* ---- BatchNormalization
+ * ------------------------------------------------------------------------------ */
+
+static bb_status run_pair(bb_executor *ex, const bb_nn_step *step, bb_error *err) {
+    size_t bytes = *(const size_t *)step->state;
+    memcpy(step->data[2], step->data[0], bytes);
+    memcpy((uint8_t *)step->data[2] + bytes, step->data[1], bytes);
+    return BB_STATUS_OK;
+}
+
+/* Scale and shift side by side, as oneDNN takes them. */
+static bb_status scale_shift(bb_executor *ex, const bb_node *node, int *buffer, bb_error *err) {
+    bb_nn_arg args[3] = {{0, 0}, {0, 0}, {0, 0}};
+    size_t *bytes = bb_arena_alloc(ex->arena, sizeof(*bytes));
+    if (!bytes)
+        return bb_fail_memory(err, "batch normalization");
+    *bytes = bb_nn_input(ex, node, 1)->elements * sizeof(float);
+    BB_TRY(bb_nn_in_plain(ex, node->in[1], &args[0].buffer, err));
+    BB_TRY(bb_nn_in_plain(ex, node->in[2], &args[1].buffer, err));
+    BB_TRY(bb_nn_new_buffer(ex, 2 * *bytes, buffer, err));
+    args[2].buffer = *buffer;
+    bb_nn_step step = {.run = run_pair, .node = node, .state = bytes, .tap = -1};
+    return bb_nn_emit(ex, &step, args, 3, err);
+}
+
+static bb_status check_norm(bb_executor *ex, const bb_node *node, bb_error *err) {
+    const bb_nn_tensor *x = bb_nn_input(ex, node, 0);
+    if (bb_node_int(node, "training_mode", 0) != 0)
+        return bb_fail(err, BB_STATUS_UNSUPPORTED, "training_mode is not supported");
+    BB_TRY(need_f32(x, 2, err));
+    for (int i = 1; i < 5; i++) {
+        const bb_nn_tensor *p = bb_nn_input(ex, node, i);
+        if (!p || p->dtype != BB_DTYPE_F32 || (int64_t)p->elements != x->dims[1])
+            return bb_fail(err, BB_STATUS_BAD_FILE, "input %d needs one f32 value per channel", i);
+    }
+    return BB_STATUS_OK;
+}
+
+bb_status bb_nn_build_batch_norm(bb_executor *ex, const bb_node *node, bb_error *err) {
+    BB_TRY(check_norm(ex, node, err));
+    const bb_nn_tensor *x = bb_nn_input(ex, node, 0);
+    const bb_dn_layout *layout = bb_nn_layout(ex, node->in[0]);
+    bb_dn_op *op;
+    bb_nn_arg args[5] = {{x->forms->buffer, BB_DN_SRC},
+                         {0, BB_DN_WEIGHTS},
+                         {0, BB_DN_MEAN},
+                         {0, BB_DN_VARIANCE},
+                         {x->forms->buffer, BB_DN_DST}};
+    if (!layout)
+        return bb_fail_memory(err, "batch normalization");
+    float epsilon = bb_node_float(node, "epsilon", 1e-5f);
+    BB_TRY(bb_dn_make_batch_norm(ex->dn, epsilon, layout, &op, err));
+    BB_TRY(scale_shift(ex, node, &args[1].buffer, err));
+    BB_TRY(bb_nn_in_plain(ex, node->in[3], &args[2].buffer, err));
+    BB_TRY(bb_nn_in_plain(ex, node->in[4], &args[3].buffer, err));
+    if (!bb_nn_may_overwrite(ex, x->forms->buffer))
+        BB_TRY(bb_nn_new_buffer(ex, bb_dn_bytes(layout), &args[4].buffer, err));
+    BB_TRY(bb_nn_emit_op(ex, node, op, args, 5, err));
+    BB_TRY(bb_nn_define(ex, node->out[0], BB_DTYPE_F32, x->rank, x->dims, err));
+    return bb_nn_store(ex, node->out[0], layout, args[4].buffer, err);
+}
+
+/* ---- row-major loops over channels
+ * -------------------------------------------------------------------- */
+
+typedef struct channel_state {
+    int64_t batch, channels, area;
+    float epsilon; /* InstanceNormalization */
+    int64_t size;  /* LRN from here on */
+    float alpha, beta, bias;
+} channel_state;
+
+static bb_status emit_channels(bb_executor *ex, const bb_node *node, bb_nn_run_fn run,
+                               const channel_state *state, bb_error *err) {
+    const bb_nn_tensor *x = bb_nn_input(ex, node, 0);
+    channel_state *kept = bb_arena_alloc(ex->arena, sizeof(*kept));
+    bb_nn_arg args[4] = {{0, 0}, {0, 0}, {0, 0}, {0, 0}};
+    if (!kept)
+        return bb_fail_memory(err, "normalization");
+    *kept = *state;
+    kept->batch = x->dims[0];
+    kept->channels = x->dims[1];
+    kept->area = x->dims[0] * x->dims[1] > 0 ? (int64_t)x->elements / (x->dims[0] * x->dims[1]) : 0;
+    BB_TRY(bb_nn_define(ex, node->out[0], BB_DTYPE_F32, x->rank, x->dims, err));
+    BB_TRY(bb_nn_new_plain(ex, node->out[0], &args[0].buffer, err));
+    for (int i = 0; i < node->n_in; i++)
+        BB_TRY(bb_nn_in_plain(ex, node->in[i], &args[i + 1].buffer, err));
+    bb_nn_step step = {.run = run, .node = node, .state = kept, .tap = -1};
+    return bb_nn_emit(ex, &step, args, node->n_in + 1, err);
+}
+
+static bb_status run_instance_norm(bb_executor *ex, const bb_nn_step *step, bb_error *err) {
+    const channel_state *s = step->state;
+    float *y = step->data[0];
+    const float *x = step->data[1], *scale = step->data[2], *shift = step->data[3];
+    for (int64_t p = 0; p < s->batch * s->channels; p++, x += s->area, y += s->area) {
+        double sum = 0.0, squares = 0.0;
+        for (int64_t i = 0; i < s->area; i++)
+            sum += (double)x[i];
+        double mean = sum / (double)s->area;
+        for (int64_t i = 0; i < s->area; i++)
+            squares += ((double)x[i] - mean) * ((double)x[i] - mean);
+        int64_t c = p % s->channels;
+        double factor = (double)scale[c] / sqrt(squares / (double)s->area + (double)s->epsilon);
+        for (int64_t i = 0; i < s->area; i++)
+            y[i] = (float)(((double)x[i] - mean) * factor + (double)shift[c]);
+    }
+    return BB_STATUS_OK;
+}
+
+bb_status bb_nn_build_instance_norm(bb_executor *ex, const bb_node *node, bb_error *err) {
+    const bb_nn_tensor *x = bb_nn_input(ex, node, 0);
+    BB_TRY(need_f32(x, 2, err));
+    for (int i = 1; i < 3; i++) {
+        const bb_nn_tensor *p = bb_nn_input(ex, node, i);
+        if (!p || p->dtype != BB_DTYPE_F32 || (int64_t)p->elements != x->dims[1])
+            return bb_fail(err, BB_STATUS_BAD_FILE, "input %d needs one f32 value per channel", i);
+    }
+    channel_state state = {.epsilon = bb_node_float(node, "epsilon", 1e-5f)};
+    return emit_channels(ex, node, run_instance_norm, &state, err);
+}
+
+/* y = x / (bias + alpha/size * sum of squares over `size` neighbouring channels)^beta. */
+static bb_status run_lrn(bb_executor *ex, const bb_nn_step *step, bb_error *err) {
+    const channel_state *s = step->state;
+    float *y = step->data[0];
+    const float *x = step->data[1];
+    int64_t before = (s->size - 1) / 2, after = s->size / 2;
+    for (int64_t p = 0; p < s->batch * s->channels; p++) {
+        int64_t c = p % s->channels;
+        int64_t from = c < before ? -c : -before;
+        int64_t to = s->channels - 1 - c < after ? s->channels - 1 - c : after;
+        for (int64_t i = 0; i < s->area; i++) {
+            const float *at = x + p * s->area + i;
+            double sum = 0.0;
+            for (int64_t k = from; k <= to; k++)
+                sum += (double)at[k * s->area] * (double)at[k * s->area];
+            double base = (double)s->bias + (double)s->alpha / (double)s->size * sum;
+            y[p * s->area + i] = (float)((double)*at * pow(base, -(double)s->beta));
+        }
+    }
+    return BB_STATUS_OK;
+}
+
+bb_status bb_nn_build_lrn(bb_executor *ex, const bb_node *node, bb_error *err) {
+    BB_TRY(need_f32(bb_nn_input(ex, node, 0), 2, err));
+    channel_state state = {.size = bb_node_int(node, "size", 0),
+                           .alpha = bb_node_float(node, "alpha", 1e-4f),
+                           .beta = bb_node_float(node, "beta", 0.75f),
+                           .bias = bb_node_float(node, "bias", 1.0f)};
+    if (state.size < 1)
+        return bb_fail(err, BB_STATUS_BAD_FILE, "size must be positive");
+    return emit_channels(ex, node, run_lrn, &state, err);
+}
+
+/* ---- Softmax
+ * ----------------------------------------------------------------------------------------- */
+
+bb_status bb_nn_build_softmax(bb_executor *ex, const bb_node *node, bb_error *err) {
+    const bb_nn_tensor *x = bb_nn_input(ex, node, 0);
+    BB_TRY(need_f32(x, 1, err));
+    int64_t axis = bb_node_int(node, "axis", -1);
+    if (axis < 0)
+        axis += x->rank;
+    if (axis < 0 || axis >= x->rank)
+        return bb_fail(err, BB_STATUS_BAD_FILE, "axis is out of range");
+    const bb_dn_layout *plain = bb_dn_plain(ex->dn, x->rank, x->dims);
+    bb_dn_op *op;
+    bb_nn_arg args[2] = {{0, BB_DN_SRC}, {0, BB_DN_DST}};
+    if (!plain)
+        return bb_fail_memory(err, "softmax");
+    BB_TRY(bb_dn_make_softmax(ex->dn, node->op == BB_OP_LOG_SOFTMAX, (int)axis, plain, &op, err));
+    BB_TRY(bb_nn_in_plain(ex, node->in[0], &args[0].buffer, err));
+    BB_TRY(bb_nn_define(ex, node->out[0], BB_DTYPE_F32, x->rank, x->dims, err));
+    BB_TRY(bb_nn_new_plain(ex, node->out[0], &args[1].buffer, err));
+    return bb_nn_emit_op(ex, node, op, args, 2, err);
+}
