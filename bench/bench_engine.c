@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Time of a whole network with random weights: the residual network of 18 layers (He et al. 2015)
+ * at 224x224, first and last layer w8a8, all others at the bits given. Per-layer times show where
+ * the time goes; accuracy has no meaning here.
+ *
+ *     bench_engine [-w K] [-a M] [-t THREADS] [-n RUNS] [-c CPU] [-l]
+ */
+#include "bitbranch/engine.h"
+#include "model/model.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { MAX_TENSORS = 128, RESIDUAL_BITS = 8 };
+
+typedef struct builder {
+    bb_model *model;
+    bb_rng rng;
+    uint32_t bits[MAX_TENSORS];
+    double depth[MAX_TENSORS]; /**< taps*depth*weight range of the producing layer */
+    bool second[MAX_TENSORS];  /**< its producer adds a residual */
+    uint32_t planes[MAX_TENSORS];
+} builder;
+
+static void die(const char *what) {
+    fprintf(stderr, "bench_engine: %s\n", what);
+    exit(1);
+}
+
+static int add_tensor(builder *b, bb_tensor_kind kind, int rank, int64_t channels, uint32_t bits) {
+    char name[32];
+    const int64_t image[] = {-1, -1, -1, channels}, vector[] = {-1, channels};
+    snprintf(name, sizeof(name), "t%zu", b->model->n_tensors);
+    const int t = bb_model_add_tensor(b->model, name, kind, rank, rank == 4 ? image : vector);
+    if (t < 0)
+        die("out of memory");
+    b->bits[t] = bits;
+    return t;
+}
+
+static const bb_planes *random_planes(builder *b, int rows, int taps, int depth, uint32_t planes) {
+    const size_t n = (size_t)rows * (size_t)taps * (size_t)depth;
+    uint8_t *codes = malloc(n);
+    if (!codes)
+        die("out of memory");
+    for (size_t i = 0; i < n; i++)
+        codes[i] = (uint8_t)bb_rng_below(&b->rng, UINT64_C(1) << planes);
+    const bb_planes *result = bb_planes_from_codes(b->model->arena, codes, (uint32_t)rows,
+                                                   (uint32_t)taps, (uint32_t)depth, planes);
+    free(codes);
+    return result;
+}
+
+typedef struct layer {
+    const char *name;
+    int in, residual; /**< residual -1 = none */
+    int cin, cout, kernel, stride;
+    uint32_t planes;
+} layer;
+
+/* Codes of `bits` and, where keep is not NULL, a second copy for the shortcut. */
+static int add_conv(builder *b, const layer *l, uint32_t bits, int *keep) {
+    int out[2] = {add_tensor(b, BB_TENSOR_CODE, 4, l->cout, bits), -1};
+    if (keep)
+        *keep = out[1] = add_tensor(b, BB_TENSOR_CODE, 4, l->cout, RESIDUAL_BITS);
+    const int in[2] = {l->in, l->residual};
+    b->planes[b->model->n_nodes] = l->planes;
+    bb_model_node *node = bb_model_add_node(b->model, l->name, BB_NODE_CONV,
+                                            l->residual < 0 ? 1 : 2, in, keep ? 2 : 1, out);
+    if (!node)
+        die("out of memory");
+    const int pad = l->kernel / 2;
+    node->geometry = (bb_geometry){{l->kernel, l->kernel},
+                                   {l->stride, l->stride},
+                                   {1, 1},
+                                   {pad, pad},
+                                   {pad, pad},
+                                   false,
+                                   false};
+    node->groups = 1;
+    node->planes = random_planes(b, l->cout, l->kernel * l->kernel, l->cin, l->planes);
+    for (int i = 0; i < (keep ? 2 : 1); i++) {
+        b->depth[out[i]] = (double)(l->kernel * l->kernel * l->cin) * (double)(1u << l->planes);
+        b->second[out[i]] = l->residual >= 0;
+    }
+    return out[0];
+}
+
+static int add_block(builder *b, int x, int *shortcut, int cin, int cout, int stride, uint32_t k,
+                     uint32_t m, uint32_t last_bits) {
+    char name[3][32];
+    snprintf(name[0], 32, "conv%d.%zu.a", cout, b->model->n_nodes);
+    snprintf(name[1], 32, "conv%d.%zu.down", cout, b->model->n_nodes);
+    snprintf(name[2], 32, "conv%d.%zu.b", cout, b->model->n_nodes);
+    int side = *shortcut;
+    const int inner = add_conv(b, &(layer){name[0], x, -1, cin, cout, 3, stride, k}, m, NULL);
+    if (stride != 1)
+        side = add_conv(b, &(layer){name[1], x, -1, cin, cout, 1, stride, k}, RESIDUAL_BITS, NULL);
+    return add_conv(b, &(layer){name[2], inner, side, cout, cout, 3, 1, k}, last_bits, shortcut);
+}
+
+static void linear(builder *b, bb_requant *r, double spread, bool second, uint32_t bits) {
+    const uint32_t n = r->channels;
+    int32_t *mult = bb_arena_array(b->model->arena, n, sizeof(*mult)),
+            *mult2 = bb_arena_array(b->model->arena, n, sizeof(*mult2));
+    int64_t *add = bb_arena_array(b->model->arena, n, sizeof(*add));
+    uint8_t *shift = bb_arena_array(b->model->arena, n, 1);
+    const double factor = (double)(1 << bits) / spread;
+    int scale = 0;
+    while (factor * (double)(1 << scale) < 1 << 12 && scale < 30)
+        scale++;
+    for (uint32_t c = 0; c < n; c++) {
+        shift[c] = (uint8_t)scale;
+        mult[c] = (int32_t)(factor * (double)(1 << scale));
+        mult2[c] = 1 << 12;
+        add[c] = INT64_C(1) << scale >> 1;
+    }
+    r->kind = BB_REQUANT_LINEAR;
+    r->mult = mult;
+    r->mult2 = second ? mult2 : NULL;
+    r->add = add;
+    r->shift = shift;
+}
+
+static void add_profile(builder *b, uint32_t k, uint32_t m) {
+    bb_model *model = b->model;
+    bb_profile *p = bb_model_add_profile(model, k, m);
+    for (size_t t = 0; t < model->n_tensors; t++) {
+        bb_tensor_params *params = &p->tensors[t];
+        *params = (bb_tensor_params){.bits = b->bits[t], .step = 1, .a0 = -(1 << b->bits[t]) + 1};
+    }
+    for (size_t i = 0; i < model->n_nodes; i++) {
+        const bb_model_node *node = &model->nodes[i];
+        p->convs[i].planes = b->planes[i];
+        for (int o = 0; o < node->n_out; o++) {
+            const int t = node->out[o];
+            bb_requant *r = &p->tensors[t].requant;
+            r->channels = (uint32_t)model->tensors[t].dims[model->tensors[t].rank - 1];
+            if (node->kind == BB_NODE_CONV && model->tensors[t].kind == BB_TENSOR_CODE)
+                linear(b, r, sqrt(b->depth[t]) * (double)(1 << b->bits[node->in[0]]) * 30,
+                       b->second[t], b->bits[t]);
+            else if (node->kind == BB_NODE_AVERAGE_POOL)
+                linear(b, r, 500, false, 8);
+        }
+    }
+}
+
+static bb_model *resnet18(uint32_t k, uint32_t m) {
+    static builder b;
+    b.model = bb_model_create();
+    bb_rng_seed(&b.rng, 1);
+    b.model->name = bb_arena_strdup(b.model->arena, "resnet18");
+    const int image = add_tensor(&b, BB_TENSOR_CODE, 4, 3, 8);
+    memcpy(b.model->tensors[image].dims, (int64_t[]){-1, 224, 224, 3}, 4 * sizeof(int64_t));
+    bb_model_add_input(b.model, image);
+    int x = add_conv(&b, &(layer){"conv1", image, -1, 3, 64, 7, 2, 8}, RESIDUAL_BITS, NULL);
+    const int pooled = add_tensor(&b, BB_TENSOR_CODE, 4, 64, RESIDUAL_BITS);
+    bb_model_add_node(b.model, "maxpool", BB_NODE_MAX_POOL, 1, &x, 1, &pooled)->geometry =
+        (bb_geometry){{3, 3}, {2, 2}, {1, 1}, {1, 1}, {1, 1}, false, false};
+    int shortcut = pooled;
+    x = add_tensor(&b, BB_TENSOR_CODE, 4, 64, m);
+    bb_model_add_node(b.model, "codes", BB_NODE_REQUANT, 1, &pooled, 1, &x);
+    for (int stage = 0, cin = 64; stage < 4; stage++)
+        for (int block = 0; block < 2; block++) {
+            const int cout = 64 << stage;
+            x = add_block(&b, x, &shortcut, cin, cout, stage > 0 && block == 0 ? 2 : 1, k, m,
+                          stage == 3 && block == 1 ? 8 : m);
+            cin = cout;
+        }
+    const int mean = add_tensor(&b, BB_TENSOR_CODE, 4, 512, 8);
+    bb_model_add_node(b.model, "mean", BB_NODE_AVERAGE_POOL, 1, &x, 1, &mean);
+    const int flat = add_tensor(&b, BB_TENSOR_CODE, 2, 512, 8);
+    bb_model_add_node(b.model, "flatten", BB_NODE_RESHAPE, 1, &mean, 1, &flat);
+    const int logits = add_tensor(&b, BB_TENSOR_FLOAT, 2, 1000, 8);
+    b.planes[b.model->n_nodes] = 8;
+    bb_model_node *fc = bb_model_add_node(b.model, "fc", BB_NODE_CONV, 1, &flat, 1, &logits);
+    fc->geometry = (bb_geometry){{1, 1}, {1, 1}, {1, 1}, {0, 0}, {0, 0}, false, false};
+    fc->groups = 1;
+    fc->planes = random_planes(&b, 1000, 1, 512, 8);
+    bb_model_add_output(b.model, logits);
+    add_profile(&b, k, m);
+    bb_tensor_params *codes = &b.model->profiles[0].tensors[b.model->nodes[2].out[0]];
+    linear(&b, &codes->requant, 400, false, m);
+    bb_requant *r = &b.model->profiles[0].tensors[logits].requant;
+    float *scale = bb_arena_array(b.model->arena, 2000, sizeof(*scale));
+    for (int c = 0; c < 1000; c++)
+        scale[c] = 1e-4f;
+    *r = (bb_requant){
+        .kind = BB_REQUANT_FLOAT, .channels = 1000, .scale = scale, .bias = scale + 1000};
+    return b.model;
+}
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+}
+
+static int by_value(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static void check(bb_status status, const bb_error *err) {
+    if (status != BB_STATUS_OK)
+        die(err->message);
+}
+
+int main(int argc, char **argv) {
+    uint32_t k = 2, m = 2;
+    int runs = 20, layers = 0;
+    bb_engine_options options;
+    bb_engine_options_init(&options);
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "-l") == 0) {
+            layers = 1;
+            continue;
+        }
+        if (argv[i][0] != '-' || i + 1 == argc)
+            die("usage: bench_engine [-w K] [-a M] [-t THREADS] [-n RUNS] [-c CPU] [-l]");
+        const char *value = argv[++i];
+        switch (argv[i - 1][1]) {
+        case 'w':
+            k = (uint32_t)atoi(value);
+            break;
+        case 'a':
+            m = (uint32_t)atoi(value);
+            break;
+        case 't':
+            options.threads = (size_t)atoi(value);
+            break;
+        case 'n':
+            runs = atoi(value);
+            break;
+        case 'c':
+            options.cpu = value;
+            break;
+        default:
+            die("unknown option");
+        }
+    }
+    bb_error err;
+    bb_engine *engine;
+    bb_context *context;
+    bb_model *model = resnet18(k, m);
+    check(bb_model_validate(model, &err), &err);
+    check(bb_engine_create(model, &options, &engine, &err), &err);
+    check(bb_context_create(engine, &context, &err), &err);
+    uint8_t *image = malloc(224 * 224 * 3);
+    float *logits = malloc(1000 * sizeof(float));
+    double *ms = malloc((size_t)runs * sizeof(*ms));
+    uint64_t *best = calloc(model->n_nodes, sizeof(*best));
+    if (!image || !logits || !ms || !best)
+        die("out of memory");
+    for (int i = 0; i < 224 * 224 * 3; i++)
+        image[i] = (uint8_t)(i * 7 % 251);
+    bb_context_enable_timing(context, layers);
+    for (int i = 0; i < runs; i++) {
+        const double start = now();
+        check(bb_context_run(context, (const void *[]){image}, (void *[]){logits}, &err), &err);
+        ms[i] = now() - start;
+        for (size_t n = 0; layers && n < model->n_nodes; n++) {
+            const uint64_t ns = bb_context_node_ns(context)[n];
+            best[n] = i == 0 || ns < best[n] ? ns : best[n];
+        }
+    }
+    qsort(ms, (size_t)runs, sizeof(*ms), by_value);
+    for (size_t n = 0; layers && n < model->n_nodes; n++) {
+        bb_plan_info info;
+        bb_engine_get_plan(engine, n, &info, NULL);
+        printf("%-18s %-22s %8.3f ms %8.1f MMAC %8.2f GMAC/s\n", info.name,
+               info.kernel ? info.kernel : "", (double)best[n] * 1e-6, (double)info.macs * 1e-6,
+               (double)info.macs / (double)best[n]);
+    }
+    bb_engine_memory memory;
+    bb_engine_get_memory(engine, &memory);
+    printf("w%ua%u, %zu threads, %s: median %.2f ms, least %.2f ms; engine %.2f MiB, context %.2f "
+           "MiB\n",
+           k, m, options.threads, bb_engine_cpu(engine), ms[runs / 2], ms[0],
+           (double)memory.engine_bytes / 1048576, (double)memory.context_bytes / 1048576);
+    bb_context_destroy(context);
+    bb_engine_destroy(engine);
+    bb_model_destroy(model);
+    free(image);
+    free(logits);
+    free(ms);
+    free(best);
+    return 0;
+}

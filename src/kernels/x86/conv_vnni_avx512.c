@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * @file conv_vnni_avx512.c
+ * u8 codes times s8 weights with vpdpbusd: 32-bit sums at once, no widening schedule.
+ * 16, 32 or 64 channels x 6 pixels.
+ *
+ * Weights b + o itself where |b + o| <= 127 (direct), else halved, b + o = 2v' + parity:
+ * acc = 2*sum(u v') + parity*sum(u), parity constant per channel. vpdpbusd wraps, it does not
+ * saturate; the sums are below 2^31 by the model's bound (kernels.h).
+ * Packed block: [segment][step][channels][4 activations] s8, then int32 parity masks.
+ */
+#include "kernels/registry.h"
+#include "kernels/x86/avx2.h"
+
+#if BB_ARCH_X86_64
+
+#include <string.h>
+
+#define BB_VNNI __attribute__((target("avx2,avx512f,avx512bw,avx512vl,avx512vnni")))
+
+enum { DIRECT = 0, HALVED = 1, LANES = 16 };
+
+typedef struct loop_args {
+    const uint8_t *const *ptr; /* 0 */
+    const uint8_t *weights;    /* 8 */
+    int32_t *acc;              /* 16 */
+    int64_t segments;          /* 24 */
+    int64_t bytes;             /* 32: of a segment */
+} loop_args;
+
+static bool supports(const bb_conv_desc *desc) {
+    return desc->max_weight <= 255;
+}
+
+#define BB_ASM_CLOBBERS_512                                                                        \
+    "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25",      \
+        "xmm26", "xmm27", "xmm28", "xmm29", "xmm30", "xmm31"
+
+#define CLEAR2(a, b)                                                                               \
+    "vpxord %%zmm" a ", %%zmm" a ", %%zmm" a "\n\tvpxord %%zmm" b ", %%zmm" b ", %%zmm" b "\n\t"
+#define CLEAR12                                                                                    \
+    CLEAR2("0", "1")                                                                               \
+    CLEAR2("2", "3") CLEAR2("4", "5") CLEAR2("6", "7") CLEAR2("8", "9") CLEAR2("10", "11")
+#define CLEAR24                                                                                    \
+    CLEAR12 CLEAR2("12", "13") CLEAR2("14", "15") CLEAR2("16", "17") CLEAR2("18", "19")            \
+        CLEAR2("20", "21") CLEAR2("22", "23")
+
+#define CODES(p) "vpbroadcastd (%%" p ",%%rax), %%zmm28\n\t"
+#define DOT(w, a) "vpdpbusd %%zmm" w ", %%zmm28, %%zmm" a "\n\t"
+#define LOAD(offset, w) "vmovdqa64 " offset "(%%rdx), %%zmm" w "\n\t"
+#define STORE(offset, a) "vmovdqu64 %%zmm" a ", " offset "(%%rcx)\n\t"
+
+#define PIXEL1(p, a) CODES(p) DOT("24", a)
+#define PIXEL2(p, a, b) CODES(p) DOT("24", a) DOT("25", b)
+#define PIXEL4(p, a, b, c, d) CODES(p) DOT("24", a) DOT("25", b) DOT("26", c) DOT("27", d)
+
+#define LOOP(clear, load, pixels, step_bytes, store)                                               \
+    __asm__ volatile(                                                                              \
+        "movq (%0), %%rsi\n\tmovq 8(%0), %%rdx\n\tmovq 24(%0), %%rbx\n\tmovq 32(%0), "             \
+        "%%r15\n\t" clear ".p2align 4\n"                                                           \
+        "1:\n\t" BB_ASM_POINTERS "xorl %%eax, %%eax\n\t"                                           \
+        ".p2align 4\n"                                                                             \
+        "2:\n\t" load pixels "addq $" step_bytes ", %%rdx\n\t"                                     \
+        "addq $4, %%rax\n\t"                                                                       \
+        "cmpq %%r15, %%rax\n\t"                                                                    \
+        "jl 2b\n\t"                                                                                \
+        "decq %%rbx\n\t"                                                                           \
+        "jnz 1b\n\t"                                                                               \
+        "movq 16(%0), %%rcx\n\t" store "vzeroupper\n\t"                                            \
+        :                                                                                          \
+        : "D"(args)                                                                                \
+        : BB_ASM_CLOBBERS, BB_ASM_CLOBBERS_512)
+
+BB_VNNI static void loop_16(const loop_args *args) {
+    LOOP(CLEAR12, LOAD("0", "24"),
+         PIXEL1("r8", "0") PIXEL1("r9", "1") PIXEL1("r10", "2") PIXEL1("r11", "3")
+             PIXEL1("r12", "4") PIXEL1("r13", "5"),
+         "64",
+         STORE("0", "0") STORE("256", "1") STORE("512", "2") STORE("768", "3") STORE("1024", "4")
+             STORE("1280", "5"));
+}
+
+BB_VNNI static void loop_32(const loop_args *args) {
+    LOOP(CLEAR12, LOAD("0", "24") LOAD("64", "25"),
+         PIXEL2("r8", "0", "1") PIXEL2("r9", "2", "3") PIXEL2("r10", "4", "5")
+             PIXEL2("r11", "6", "7") PIXEL2("r12", "8", "9") PIXEL2("r13", "10", "11"),
+         "128",
+         STORE("0", "0") STORE("64", "1") STORE("256", "2") STORE("320", "3") STORE("512", "4")
+             STORE("576", "5") STORE("768", "6") STORE("832", "7") STORE("1024", "8")
+                 STORE("1088", "9") STORE("1280", "10") STORE("1344", "11"));
+}
+
+BB_VNNI static void loop_64(const loop_args *args) {
+    LOOP(CLEAR24, LOAD("0", "24") LOAD("64", "25") LOAD("128", "26") LOAD("192", "27"),
+         PIXEL4("r8", "0", "1", "2", "3") PIXEL4("r9", "4", "5", "6", "7")
+             PIXEL4("r10", "8", "9", "10", "11") PIXEL4("r11", "12", "13", "14", "15")
+                 PIXEL4("r12", "16", "17", "18", "19") PIXEL4("r13", "20", "21", "22", "23"),
+         "256",
+         STORE("0", "0") STORE("64", "1") STORE("128", "2") STORE("192", "3") STORE("256", "4")
+             STORE("320", "5") STORE("384", "6") STORE("448", "7") STORE("512", "8")
+                 STORE("576", "9") STORE("640", "10") STORE("704", "11") STORE("768", "12")
+                     STORE("832", "13") STORE("896", "14") STORE("960", "15") STORE("1024", "16")
+                         STORE("1088", "17") STORE("1152", "18") STORE("1216", "19")
+                             STORE("1280", "20") STORE("1344", "21") STORE("1408", "22")
+                                 STORE("1472", "23"));
+}
+
+/** acc = 2*acc + parity*sum(u); the parity masks end the block. */
+BB_VNNI static void finish_halved(const bb_tile_job *job) {
+    const int32_t channels = job->route->block_channels;
+    const uint8_t *parity = job->weights + job->route->block_bytes - (size_t)channels * 4;
+
+    for (int32_t p = 0; p < job->n_pixels; p++) {
+        int32_t *acc = job->acc + (ptrdiff_t)p * BB_TILE_STRIDE;
+        const __m512i sum = _mm512_set1_epi32(job->sums[p]);
+
+        for (int32_t c = 0; c < channels; c += LANES) {
+            const __m512i a = _mm512_slli_epi32(_mm512_loadu_si512(acc + c), 1);
+            const __m512i mask = _mm512_load_si512(parity + (size_t)c * 4);
+
+            _mm512_storeu_si512(acc + c, _mm512_add_epi32(a, _mm512_and_si512(mask, sum)));
+        }
+    }
+}
+
+static void block_tile(const bb_tile_job *job) {
+    const bb_conv_route *route = job->route;
+    const loop_args args = {job->ptr, job->weights, job->acc, route->segments,
+                            4 * (int64_t)route->steps};
+
+    if (route->block_channels == 16)
+        loop_16(&args);
+    else if (route->block_channels == 32)
+        loop_32(&args);
+    else
+        loop_64(&args);
+    if (route->variant == HALVED)
+        finish_halved(job);
+}
+
+/** One pixel (fully connected): 64 channels, weights streaming. */
+BB_VNNI static void block_single(const bb_tile_job *job) {
+    const uint8_t *w = job->weights;
+    __m512i a0 = _mm512_setzero_si512(), a1 = a0, a2 = a0, a3 = a0;
+
+    for (int32_t s = 0; s < job->route->segments; s++) {
+        const uint8_t *codes = job->ptr[s];
+
+        for (int32_t i = 0; i < job->route->steps; i++, codes += 4, w += 256) {
+            int32_t four;
+            __m512i u;
+
+            memcpy(&four, codes, 4);
+            u = _mm512_set1_epi32(four);
+            a0 = _mm512_dpbusd_epi32(a0, u, _mm512_load_si512(w));
+            a1 = _mm512_dpbusd_epi32(a1, u, _mm512_load_si512(w + 64));
+            a2 = _mm512_dpbusd_epi32(a2, u, _mm512_load_si512(w + 128));
+            a3 = _mm512_dpbusd_epi32(a3, u, _mm512_load_si512(w + 192));
+        }
+    }
+    _mm512_storeu_si512(job->acc, a0);
+    _mm512_storeu_si512(job->acc + 16, a1);
+    _mm512_storeu_si512(job->acc + 32, a2);
+    _mm512_storeu_si512(job->acc + 48, a3);
+    if (job->route->variant == HALVED)
+        finish_halved(job);
+}
+
+BB_AVX2 static void transform(const bb_conv_desc *desc, const uint8_t *codes, int32_t n,
+                              uint8_t *dst, size_t part_bytes, int32_t *sums) {
+    (void)part_bytes;
+    memcpy(dst, codes, (size_t)n * (size_t)desc->in_channels);
+    if (sums)
+        bb_sum_pixels_avx2(desc, codes, n, sums);
+}
+
+/** The widest block that wastes no more than narrower ones. */
+static int32_t block_channels_for(int32_t channels) {
+    const int32_t in16 = (channels + 15) / 16 * 16;
+
+    if ((channels + 63) / 64 * 64 <= in16 + in16 / 8)
+        return 64;
+    return (channels + 31) / 32 * 32 <= in16 + in16 / 4 ? 32 : 16;
+}
+
+static bb_conv_route route_of(const bb_conv_desc *desc) {
+    const bool single = desc->out_height * desc->out_width == 1;
+    const int32_t channels = desc->out_channels / desc->groups;
+    bb_conv_route route = {
+        .pixels = single ? 1 : 6,
+        .block_channels = single ? 64 : block_channels_for(channels),
+        .group_bytes = (size_t)(desc->in_channels / desc->groups),
+        .transform = transform,
+        .block = single ? block_single : block_tile,
+        .variant = desc->max_weight <= 127 ? DIRECT : HALVED,
+    };
+
+    bb_route_segments(desc, &route);
+    route.steps = (bb_segment_length(desc) + 3) / 4;
+    route.in_place = route.variant == DIRECT;
+    route.wants_sums = route.variant == HALVED;
+    route.block_bytes =
+        ((size_t)route.segments * (size_t)route.steps + 1) * (size_t)route.block_channels * 4;
+    return route;
+}
+
+static double cost(const bb_conv_desc *desc) {
+    const bb_conv_route route = route_of(desc);
+    const double pixels = (double)desc->out_height * desc->out_width;
+    const double tiles = (double)(int64_t)((pixels + route.pixels - 1) / route.pixels);
+    const int32_t channels = desc->out_channels / desc->groups;
+    const double blocks =
+        (double)desc->groups * ((channels + route.block_channels - 1) / route.block_channels);
+    const double steps = (double)route.segments * route.steps;
+    const double step = route.pixels == 1            ? 4
+                        : route.block_channels == 64 ? 12.6
+                        : route.block_channels == 32 ? 6.4
+                                                     : 4.4;
+
+    return tiles * (blocks * (steps * step + 30) + 15 * route.segments);
+}
+
+static int32_t floor_half(int32_t w) {
+    return (w - (w & 1)) / 2;
+}
+
+static void put(const bb_conv_route *route, uint8_t *block, int32_t lane, int32_t segment,
+                const int16_t *weights, int32_t n) {
+    const size_t step = (size_t)route->block_channels * 4;
+    int32_t *parity = (int32_t *)(void *)(block + route->block_bytes - step);
+    uint8_t *dst = block + (size_t)segment * (size_t)route->steps * step + (size_t)lane * 4;
+
+    for (int32_t i = 0; i < n; i++) {
+        const int32_t w = route->variant == DIRECT ? weights[i] : floor_half(weights[i]);
+
+        dst[(size_t)(i / 4) * step + (size_t)(i % 4)] = (uint8_t)w;
+        parity[lane] = weights[i] & 1 ? -1 : 0;
+    }
+}
+
+BB_WALK_FUNCTIONS(route_of, put)
+
+const bb_conv_kernel bb_conv_vnni_avx512 = {.name = "conv_vnni_avx512",
+                                            .cpu = BB_CPU_AVX2 | BB_CPU_AVX512 | BB_CPU_AVX512_VNNI,
+                                            .supports = supports,
+                                            .cost = cost,
+                                            .packed_size = packed_size,
+                                            .pack = pack,
+                                            .scratch_size = scratch_size,
+                                            .run = run};
+
+#endif
