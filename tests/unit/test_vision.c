@@ -135,6 +135,31 @@ static void test_flipped_bytes_never_crash(void **state) {
     }
 }
 
+/* Each allocation of writing and reading may fail: an error, nothing leaked. */
+static void test_out_of_memory(void **state) {
+    static const char *const names[] = {"m.png", "m.jpg", "m.ppm"};
+    bb_image image = make_image(20, 10, 3), back;
+    bb_error err = {0};
+    for (size_t k = 0; k < BB_COUNT(names); k++) {
+        const char *path = in_folder(names[k]);
+        bb_status status = BB_STATUS_OUT_OF_MEMORY;
+        long n = 0;
+        for (; status == BB_STATUS_OUT_OF_MEMORY && n < 100; n++) {
+            bb_alloc_fail_after(n);
+            status = bb_image_write(path, &image, &err);
+            bb_alloc_fail_after(-1);
+        }
+        assert_int_equal(status, BB_STATUS_OK);
+        assert_true(n > 2);
+        bb_alloc_fail_after(0);
+        status = bb_image_read(path, &back, &err);
+        bb_alloc_fail_after(-1);
+        assert_int_equal(status, BB_STATUS_OUT_OF_MEMORY);
+        assert_int_equal(unlink(path), 0);
+    }
+    bb_image_free(&image);
+}
+
 static void test_limits_hold(void **state) {
     static const char huge[] = "P6\n60000 60000\n255\nxxx";
     bb_image image = {0};
@@ -266,6 +291,7 @@ int main(void) {
         cmocka_unit_test(test_images_survive_writing_and_reading),
         cmocka_unit_test(test_truncated_files_are_errors),
         cmocka_unit_test(test_flipped_bytes_never_crash),
+        cmocka_unit_test(test_out_of_memory),
         cmocka_unit_test(test_limits_hold),
         cmocka_unit_test(test_bilinear_follows_its_formula),
         cmocka_unit_test(test_antialias_gives_pillows_pixels),
