@@ -5,6 +5,8 @@
 
 const bb_requant_kernels *bb_requant_choose(uint32_t cpu) {
 #if defined(__x86_64__)
+    if (cpu & BB_CPU_AVX512)
+        return &bb_requant_avx512;
     if (cpu & BB_CPU_AVX2)
         return &bb_requant_avx2;
 #endif
