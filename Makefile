@@ -4,7 +4,8 @@ BUILD ?= build
 PREFIX ?= /usr/local
 MESON_FLAGS ?=
 
-.PHONY: all help deps check install clean format
+.PHONY: all help deps demo check check-all check-peers check-sanitize check-format bench bench-networks install clean \
+	format
 all: $(BUILD)/build.ninja ## build the libraries and the command
 	ninja -C $(BUILD)
 
@@ -17,8 +18,32 @@ deps: ## install what is missing (Debian packages)
 $(BUILD)/build.ninja: | deps
 	meson setup $(BUILD) --prefix $(PREFIX) $(MESON_FLAGS)
 
+demo: all ## quantize, evaluate and time the example network at five bit widths
+	scripts/demo.sh $(BUILD)
+
 check: all ## build and run all tests
-	meson test -C $(BUILD) --print-errorlogs
+	scripts/check.sh $(BUILD)
+
+check-all: all ## the whole sweeps instead of their seeded samples (long)
+	scripts/check.sh $(BUILD) --suite sweep --setup sweep
+
+check-peers: all ## compare with ONNX Runtime (needs PyPI)
+	scripts/check-peers.sh $(BUILD)
+
+bench: all ## every (M,K) on real layer shapes against oneDNN and OpenBLAS (build/bench.json)
+	OMP_NUM_THREADS=1 $(BUILD)/bench/bench_layers --json $(BUILD)/bench.json
+
+bench-networks: all ## whole networks against ONNX Runtime (build/bench-networks.json; needs PyPI)
+	scripts/with-peers.sh $(BUILD) scripts/bench-networks.py --build $(BUILD)
+
+check-sanitize: | deps ## the tests under AddressSanitizer and UBSan, in $(BUILD)-asan
+	[ -e $(BUILD)-asan/build.ninja ] || meson setup $(BUILD)-asan --buildtype debugoptimized \
+		-Db_sanitize=address,undefined -Db_lundef=false $(MESON_FLAGS)
+	ninja -C $(BUILD)-asan
+	scripts/check.sh $(BUILD)-asan --no-suite slow --timeout-multiplier 5
+
+check-format: ## clang-format would change nothing
+	git ls-files '*.c' '*.h' | xargs clang-format --dry-run --Werror
 
 install: all ## install libraries, headers, command and man page under PREFIX
 	meson install -C $(BUILD)
@@ -26,5 +51,5 @@ install: all ## install libraries, headers, command and man page under PREFIX
 format: ## clang-format every source file in place
 	git ls-files '*.c' '*.h' | xargs clang-format -i
 
-clean: ## remove the build folder
-	rm -rf $(BUILD)
+clean: ## remove the build folders
+	rm -rf $(BUILD) $(BUILD)-asan

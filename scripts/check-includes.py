@@ -43,7 +43,7 @@ def check_file(path, root):
         first = target.split("/")[0]
         if "/" not in target or first not in MAY_INCLUDE:
             continue
-        if room in ("tools", "bench"):
+        if room == "tools":
             yield f"includes {target}; it may use the public headers only"
         elif room in MAY_INCLUDE and first != room and first not in MAY_INCLUDE[room]:
             yield f"includes {target}; {room} may include {', '.join(sorted(MAY_INCLUDE[room]))}"

@@ -4,7 +4,7 @@
 set -eu
 packages="meson ninja-build pkg-config gcc libc6-dev libdnnl-dev libopenblas-openmp-dev
 liblapacke-dev libprotobuf-c-dev protobuf-c-compiler libonnx-dev libonnx-testdata libjansson-dev
-libjpeg62-turbo-dev libpng-dev zlib1g-dev libcmocka-dev dataset-fashion-mnist python3"
+libjpeg62-turbo-dev libpng-dev zlib1g-dev libcmocka-dev clang-format dataset-fashion-mnist python3"
 missing=
 for p in $packages; do
     dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing="$missing $p"

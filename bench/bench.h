@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** @file bench.h  Layer shapes, rivals and timing of the layer benchmark. */
+#ifndef BB_BENCH_H
+#define BB_BENCH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/** A square convolution layer, stride 1, "same" zero padding. */
+typedef struct bench_shape {
+    const char *name;
+    int in_channels, out_channels, size, kernel, groups;
+} bench_shape;
+
+/** Multiply-accumulates of one run. */
+double bench_macs(const bench_shape *shape);
+
+/** Something that runs one layer on data it made for itself; creation, packing and reorders are
+ *  outside the clock. */
+typedef struct bench_runner {
+    char name[64];
+    char implementation[64]; /**< what the library says it chose */
+    void *state;
+    void (*run)(void *state);
+    void (*destroy)(void *state);
+} bench_runner;
+
+/** Each fills *runner or prints why it cannot and returns false. */
+bool bench_own_layer(const bench_shape *shape, int weight_bits, int activation_bits,
+                     const char *kernel, bench_runner *runner);
+bool bench_onednn_conv(const bench_shape *shape, bool int8, bench_runner *runner);
+/** sgemm of the same product as a matrix: out_channels x (size*size) x depth, without im2col. */
+bool bench_openblas_gemm(const bench_shape *shape, bench_runner *runner);
+
+/** Seconds of one call, medians over `rounds` rounds in which every runner takes its turn; short
+ *  calls are repeated within a turn until it lasts `turn_seconds`. */
+void bench_interleaved(bench_runner *const *runners, size_t n, int rounds, double turn_seconds,
+                       double *median, double *best);
+double bench_clock_ghz(void);
+double bench_seconds(void);
+
+#endif

@@ -1,0 +1,25 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# Runs the tests of one build folder and ends with one line that counts them.
+#   scripts/check.sh BUILD [meson test arguments]
+set -u
+build=$1
+shift
+meson test -C "$build" --print-errorlogs "$@"
+code=$?
+python3 - "$build/meson-logs/testlog.json" <<'P'
+import collections, json, sys
+counts = collections.Counter()
+skipped = []
+for line in open(sys.argv[1]):
+    test = json.loads(line)
+    counts[test["result"]] += 1
+    if test["result"] == "SKIP":
+        skipped.append(test["name"])
+for name in skipped:
+    print("skipped:", name)
+good = counts["OK"] + counts["EXPECTEDFAIL"]
+bad = sum(counts.values()) - good - counts["SKIP"]
+print(f"{good} passed, {bad} failed, {counts['SKIP']} skipped")
+P
+exit $code

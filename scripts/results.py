@@ -1,0 +1,114 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Quantizes the public classifiers at several bit widths, evaluates them against their float runs
+and writes the table of docs/results.md.
+
+    scripts/results.py --data FOLDER [--bitbranch build/tools/bitbranch] [--only NAME] [--bits w4a4]
+
+FOLDER holds models/ and datasets/ (docs/results.md lists the networks and images). Calibration
+uses training images only, evaluation the whole public set. Every figure goes to
+build/results/NAME-BITS.json as well; rows whose file is there already are not run again.
+"""
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+import time
+
+IMAGENET = ("imagenet_train1000/train.txt", "ilsvrc2012_val1300/val.txt")
+CIFAR = ("cifar10_jpeg/calib", "cifar10_jpeg/test")
+NETWORKS = {
+    "resnet18": ("resnet18_imagenet/resnet18_pqf", IMAGENET),
+    "mobilenetv2": ("mobilenetv2_imagenet/mobilenetv2", IMAGENET),
+    "squeezenet": ("squeezenet_imagenet/squeezenet1.0_dc", IMAGENET),
+    "mobilenetv1_025": ("mobilenetv1_025_128_imagenet/mobilenetv1_025_128", IMAGENET),
+    "resnet20": ("resnet20_cifar10/resnet20_cifar10", CIFAR),
+    "resnet8": ("resnet8_cifar10/resnet8_cifar10", CIFAR),
+}
+BITS = ["w8a8", "w4a8", "w4a4", "w3a3", "w2a4", "w2a2", "w1a2"]
+
+
+def model_path(data, stem):
+    """The network's .onnx; a gzipped one is used as it is."""
+    for ending in (".onnx", ".onnx.gz"):
+        path = data / "models" / (stem + ending)
+        if path.exists():
+            return path
+    sys.exit(f"{stem}.onnx is not below {data / 'models'}")
+
+
+def run(command):
+    done = subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        sys.exit(f"failed ({done.returncode}): {' '.join(str(c) for c in command)}")
+    return done.stdout
+
+
+def measure(args, name, bits, out):
+    stem, (calib, test) = NETWORKS[name]
+    onnx = model_path(args.data, stem)
+    datasets = args.data / "datasets"
+    bbm = out / f"{name}-{bits}.bbm"
+    start = time.time()
+    report = json.loads(run([args.bitbranch, "quantize", onnx, bbm, "--calib", datasets / calib,
+                             "--calib-count", args.calib_count, "-w", bits[1], "-a", bits[3],
+                             "-o", "json"] + args.quantize_options))
+    seconds = time.time() - start
+    score = json.loads(run([args.bitbranch, "eval", bbm, datasets / test, "--reference", onnx,
+                            "-o", "json"]))
+    return {"network": name, "bits": bits, "quantize_seconds": round(seconds, 1),
+            "file_bytes": bbm.stat().st_size, "float32_bytes": report["float32_bytes"], **score}
+
+
+def row_text(r):
+    ref = r["reference"]
+    return (f"| {r['network']} | {r['bits']} | {r['top1']:.2f} | {ref['top1']:.2f} | {ref['drop']:+.2f} "
+            f"| {ref['standard_error']:.2f} | {ref['changed']} | {ref['gained']} | {ref['lost']} "
+            f"| {r['top5']:.2f} | {r['integer_mac_share']:.2f} | {r['file_bytes'] / 1e6:.2f} "
+            f"| {r['float32_bytes'] / r['file_bytes']:.1f} | {r['quantize_seconds']:.0f} |")
+
+
+HEADER = ("| network | bits | top-1 % | float top-1 % | drop | s.e. | changed | gained | lost | top-5 % "
+          "| integer MACs % | MB | times smaller | quantize s |\n"
+          "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
+
+
+def write_table(rows, document):
+    begin, end = "<!-- table begins -->", "<!-- table ends -->"
+    text = document.read_text()
+    head, rest = text.split(begin)
+    tail = rest.split(end)[1]
+    body = "\n".join([HEADER] + [row_text(r) for r in rows])
+    document.write_text(f"{head}{begin}\n{body}\n{end}{tail}")
+
+
+def main():
+    root = pathlib.Path(__file__).resolve().parent.parent
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=pathlib.Path, required=True)
+    parser.add_argument("--bitbranch", default=root / "build/tools/bitbranch")
+    parser.add_argument("--only", action="append")
+    parser.add_argument("--bits", action="append")
+    parser.add_argument("--calib-count", type=int, default=512)
+    parser.add_argument("--quantize-options", nargs="*", default=[])
+    parser.add_argument("--out", type=pathlib.Path, default=root / "build/results")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for name in NETWORKS:
+        for bits in BITS:
+            path = args.out / f"{name}-{bits}.json"
+            wanted = name in (args.only or NETWORKS) and bits in (args.bits or BITS)
+            if wanted and not path.exists():
+                path.write_text(json.dumps(measure(args, name, bits, args.out), indent=1))
+            if path.exists():
+                rows.append(json.loads(path.read_text()))
+                if wanted:
+                    print(row_text(rows[-1]), flush=True)
+    write_table(rows, root / "docs/results.md")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli.h"
+#include "commands.h"
+#include "net.h"
+#include <errno.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { TOP = 5 };
+
+typedef struct eval_arguments {
+    net_options net;
+    const char *split, *format, *reference, *predictions;
+    size_t limit;
+} eval_arguments;
+
+typedef struct scores {
+    size_t images, top1, top5;
+    double seconds; /* inside the network, without decoding */
+    /* Against the reference network, on the same images. */
+    size_t changed, gained, lost, reference_top1;
+} scores;
+
+static bb_status classify(cli_net *net, const bb_image *image, size_t classes[TOP], size_t *top,
+                          double *seconds, bb_error *err) {
+    bb_status status = net->pixels ? bb_config_pixels(net->config, image, net->hwc, err)
+                                   : bb_config_tensor(net->config, image, net->nchw, err);
+    if (status != BB_STATUS_OK)
+        return status;
+    double start = cli_seconds();
+    status = net_run_prepared(net, err);
+    *seconds += cli_seconds() - start;
+    if (status != BB_STATUS_OK)
+        return status;
+    size_t n = bb_classify_count(net->config, net->outputs[0].elements);
+    *top = n < TOP ? n : TOP;
+    bb_classify_top(net->config, net->outputs[0].data, net->outputs[0].elements, *top, classes);
+    return BB_STATUS_OK;
+}
+
+static void count(const size_t *classes, size_t top, int label, scores *s) {
+    s->images++;
+    for (size_t k = 0; k < top; k++) {
+        if (label < 0 || classes[k] != (size_t)label)
+            continue;
+        s->top1 += k == 0;
+        s->top5++;
+    }
+}
+
+static void compare(size_t class, size_t reference, int label, scores *s) {
+    bool right = label >= 0 && class == (size_t)label;
+    bool reference_right = label >= 0 && reference == (size_t)label;
+    s->changed += class != reference;
+    s->gained += right && !reference_right;
+    s->lost += !right && reference_right;
+    s->reference_top1 += reference_right;
+}
+
+static bb_status eval_image(cli_net *net, cli_net *reference, const bb_dataset *data, size_t i,
+                            FILE *predictions, scores *s, bb_error *err) {
+    size_t classes[TOP], reference_classes[TOP], top, reference_top;
+    double reference_seconds = 0;
+    bb_image image;
+    bb_status status = bb_dataset_image(data, i, &image, err);
+    if (status != BB_STATUS_OK)
+        return status;
+    int label = bb_dataset_label(data, i);
+    status = classify(net, &image, classes, &top, &s->seconds, err);
+    if (status == BB_STATUS_OK && reference)
+        status =
+            classify(reference, &image, reference_classes, &reference_top, &reference_seconds, err);
+    bb_image_free(&image);
+    if (status != BB_STATUS_OK)
+        return status;
+    count(classes, top, label, s);
+    if (reference)
+        compare(classes[0], reference_classes[0], label, s);
+    if (predictions)
+        fprintf(predictions, "%s,%d,%zu\n", bb_dataset_name(data, i), label, classes[0]);
+    return BB_STATUS_OK;
+}
+
+/* Standard error of the paired difference of two proportions over the same images:
+ * sqrt(gained + lost - (gained - lost)^2 / n) / n. */
+static double paired_error(const scores *s) {
+    double n = (double)s->images, g = (double)s->gained, l = (double)s->lost;
+    return n > 0 ? sqrt(g + l - (g - l) * (g - l) / n) / n : 0;
+}
+
+static double percent(size_t part, size_t whole) {
+    return whole ? 100.0 * (double)part / (double)whole : 0;
+}
+
+static void print_scores(const cli_net *net, const bb_dataset *data, bool compared,
+                         const scores *s) {
+    printf("%s, %s split '%s', %zu images\n", net_bits(net), bb_dataset_kind(data),
+           bb_dataset_split(data), s->images);
+    printf("  top-1      %.2f %% (%zu)\n", percent(s->top1, s->images), s->top1);
+    printf("  top-5      %.2f %% (%zu)\n", percent(s->top5, s->images), s->top5);
+    printf("  ms/image   %.3f\n", s->images ? 1e3 * s->seconds / (double)s->images : 0.0);
+    if (!net->is_float)
+        printf("  integer    %.2f %% of the MACs\n", net_integer_share(net));
+    if (compared)
+        printf("  reference  top-1 %.2f %%: drop %.2f points, paired standard error %.2f; "
+               "%zu decisions changed, %zu gained, %zu lost\n",
+               percent(s->reference_top1, s->images),
+               percent(s->reference_top1, s->images) - percent(s->top1, s->images),
+               100 * paired_error(s), s->changed, s->gained, s->lost);
+}
+
+static void print_json(const cli_net *net, const bb_dataset *data, bool compared, const scores *s) {
+    json_t *root =
+        json_pack("{s:s, s:s, s:s, s:I, s:f, s:f, s:f, s:f}", "task", "classify", "bits",
+                  net_bits(net), "split", bb_dataset_split(data), "images", (json_int_t)s->images,
+                  "ms_per_image", s->images ? 1e3 * s->seconds / (double)s->images : 0.0,
+                  "integer_mac_share", net_integer_share(net), "top1", percent(s->top1, s->images),
+                  "top5", percent(s->top5, s->images));
+    if (compared)
+        json_object_set_new(
+            root, "reference",
+            json_pack("{s:f, s:f, s:f, s:I, s:I, s:I}", "top1",
+                      percent(s->reference_top1, s->images), "drop",
+                      percent(s->reference_top1, s->images) - percent(s->top1, s->images),
+                      "standard_error", 100 * paired_error(s), "changed", (json_int_t)s->changed,
+                      "gained", (json_int_t)s->gained, "lost", (json_int_t)s->lost));
+    json_dumpf(root, stdout, JSON_INDENT(1) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(6));
+    putchar('\n');
+    json_decref(root);
+}
+
+static bb_status open_data(const char *path, const eval_arguments *a, const cli_net *net,
+                           bb_dataset **data, bb_error *err) {
+    bb_dataset_options options;
+    char *labels = NULL;
+    bb_dataset_options_init(&options);
+    options.split = a->split;
+    options.limit = a->limit;
+    bb_status status = net_labels_text(net, &labels, err);
+    if (status != BB_STATUS_OK)
+        return status;
+    options.labels = labels;
+    status = bb_dataset_open(path, &options, data, err);
+    free(labels);
+    return status;
+}
+
+static bb_status evaluate(cli_net *net, cli_net *reference, const bb_dataset *data,
+                          const char *predictions_path, scores *s, bb_error *err) {
+    size_t n = bb_dataset_size(data);
+    FILE *predictions = NULL;
+    if (predictions_path && !(predictions = fopen(predictions_path, "w"))) {
+        snprintf(err->message, sizeof(err->message), "%s: cannot create: %s", predictions_path,
+                 strerror(errno));
+        return err->status = BB_STATUS_IO;
+    }
+    bb_status status = BB_STATUS_OK;
+    for (size_t i = 0; i < n && status == BB_STATUS_OK; i++) {
+        status = eval_image(net, reference, data, i, predictions, s, err);
+        cli_progress(NULL, "evaluating", i + 1, n);
+    }
+    if (predictions && fclose(predictions) != 0 && status == BB_STATUS_OK) {
+        snprintf(err->message, sizeof(err->message), "%s: cannot write", predictions_path);
+        status = err->status = BB_STATUS_IO;
+    }
+    return status;
+}
+
+static bb_status run_eval(const cli_args *args, const eval_arguments *a, bool json, bb_error *err) {
+    cli_net net = {0}, reference = {0};
+    bb_dataset *data = NULL;
+    scores s = {0};
+    bb_status status = net_open(args->positional[0], &a->net, &net, err);
+    if (status == BB_STATUS_OK && bb_config_task(net.config) != BB_TASK_CLASSIFY) {
+        snprintf(err->message, sizeof(err->message), "%s: only classification is evaluated so far",
+                 args->positional[0]);
+        status = err->status = BB_STATUS_UNSUPPORTED;
+    }
+    if (status == BB_STATUS_OK && a->reference)
+        status = net_open(a->reference, &(net_options){.threads = a->net.threads}, &reference, err);
+    if (status == BB_STATUS_OK)
+        status = open_data(args->positional[1], a, &net, &data, err);
+    if (status == BB_STATUS_OK)
+        status = evaluate(&net, a->reference ? &reference : NULL, data, a->predictions, &s, err);
+    if (status == BB_STATUS_OK && json)
+        print_json(&net, data, a->reference != NULL, &s);
+    if (status == BB_STATUS_OK && !json)
+        print_scores(&net, data, a->reference != NULL, &s);
+    bb_dataset_destroy(data);
+    net_close(&reference);
+    net_close(&net);
+    return status;
+}
+
+int cmd_eval(int argc, char **argv) {
+    eval_arguments a = {.net.threads = 1, .format = "table"};
+    const cli_spec spec = {
+        "eval",
+        "MODEL DATA [OPTIONS]",
+        "Measures accuracy on a labelled dataset: top-1 and top-5 for classifiers.",
+        (cli_option[]){
+            {"split", 0, CLI_STRING, &a.split, "NAME", "split of DATA (val, else test)", 0, 0},
+            {"limit", 0, CLI_UINT, &a.limit, "N", "only the first N images", 1, SIZE_MAX},
+            {"reference", 'r', CLI_STRING, &a.reference, "MODEL",
+             "also run this network on the same images and compare decisions", 0, 0},
+            {"predictions", 0, CLI_STRING, &a.predictions, "FILE.csv",
+             "write image, label, class of every image", 0, 0},
+            {"config", 0, CLI_STRING, &a.net.config, "FILE.json", "task config", 0, 0},
+            {"weights", 'w', CLI_UINT, &a.net.weight_bits, "K", "profile's weight bits", 1, 8},
+            {"activations", 'a', CLI_UINT, &a.net.activation_bits, "M", "profile's activation bits",
+             1, 8},
+            {"threads", 't', CLI_UINT, &a.net.threads, "N", "threads (1)", 1, 1024},
+            {"cpu", 0, CLI_STRING, &a.net.cpu, "NAME", "instruction set: ref, ssse3, avx2, ...", 0,
+             0},
+            {"format", 'o', CLI_STRING, &a.format, "table|json", "output format", 0, 0},
+            {0}},
+        2,
+        2};
+    cli_args args;
+    int format;
+    if (!cli_parse(&spec, argc, argv, &args))
+        return EXIT_USAGE;
+    if (args.help)
+        return EXIT_DONE;
+    if (!cli_choice("eval", "--format", a.format, (const char *[]){"table", "json", NULL}, &format))
+        return EXIT_USAGE;
+    bb_error err = {0};
+    bb_status status = run_eval(&args, &a, format == 1, &err);
+    return status == BB_STATUS_OK ? EXIT_DONE : cli_failed("eval", &err);
+}

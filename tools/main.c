@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* bitbranch: one command, one verb a file (cmd_VERB.c), public API only. */
+#include "cli.h"
+#include "commands.h"
+#include <string.h>
+
+static const struct {
+    const char *verb;
+    int (*run)(int argc, char **argv);
+    const char *summary;
+} verbs[] = {
+    {"info", cmd_info, "what a model holds: size, MACs, bits, kernels, memory"},
+    {"quantize", cmd_quantize, "ONNX network -> low-bit model file"},
+    {"run", cmd_run, "classify images"},
+    {"eval", cmd_eval, "accuracy on a labelled dataset"},
+    {"bench", cmd_bench, "time per image and per layer"},
+    {"truncate", cmd_truncate, "keep one profile of a model and the planes it needs"},
+    {"verify", cmd_verify, "engine == reference bit for bit; error per layer against float"},
+    {"explain", cmd_explain, "codes, levels, planes and branch scales of numbers"},
+    {"export", cmd_export, "write a model for other tools (QONNX)"},
+};
+
+static void print_usage(FILE *out) {
+    fputs("Usage: bitbranch VERB [ARGUMENTS]\n\n"
+          "Low-bit neural networks on {-1,+1} bit planes, M activation and K weight bits each 1 to "
+          "8.\n"
+          "MODEL is an .onnx file, which runs in float, or a .bbm file made by 'quantize'.\n\n"
+          "Verbs:\n",
+          out);
+    for (size_t i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++)
+        fprintf(out, "  %-10s %s\n", verbs[i].verb, verbs[i].summary);
+    fputs("\n'bitbranch VERB --help' explains a verb. Exit codes: 0 done, 1 the work failed,\n"
+          "2 wrong usage.\n",
+          out);
+}
+
+int main(int argc, char **argv) {
+    const char *verb = argc > 1 ? argv[1] : "";
+    if (strcmp(verb, "--version") == 0) {
+        printf("bitbranch %s\n", bb_version());
+        return EXIT_DONE;
+    }
+    if (strcmp(verb, "--help") == 0 || strcmp(verb, "-h") == 0 || strcmp(verb, "help") == 0) {
+        print_usage(stdout);
+        return EXIT_DONE;
+    }
+    for (size_t i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++)
+        if (strcmp(verb, verbs[i].verb) == 0)
+            return verbs[i].run(argc, argv);
+    if (argc < 2) {
+        print_usage(stderr);
+        return EXIT_USAGE;
+    }
+    return cli_usage_error("", "unknown verb '%s'", verb);
+}

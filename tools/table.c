@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli.h"
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+void cli_table_init(cli_table *table, const char *const *titles) {
+    *table = (cli_table){0};
+    for (; titles[table->columns] && table->columns < CLI_MAX_COLUMNS; table->columns++) {
+        const char *title = titles[table->columns];
+        table->right[table->columns] = title[0] == '>';
+        table->titles[table->columns] = title + (title[0] == '>');
+    }
+}
+
+void cli_table_cell(cli_table *table, const char *fmt, ...) {
+    if (table->rows == table->capacity) {
+        size_t capacity = table->capacity ? 2 * table->capacity : 256;
+        char(*cells)[CLI_CELL_SIZE] = realloc(table->cells, capacity * sizeof(*cells));
+        if (!cells) {
+            fputs("bitbranch: out of memory for a table\n", stderr);
+            exit(EXIT_FAILED);
+        }
+        table->cells = cells;
+        table->capacity = capacity;
+    }
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(table->cells[table->rows++], CLI_CELL_SIZE, fmt, args);
+    va_end(args);
+}
+
+/* table->rows counts cells; a row is `columns` of them. */
+static size_t column_width(const cli_table *table, size_t column) {
+    size_t width = strlen(table->titles[column]);
+    for (size_t i = column; i < table->rows; i += table->columns)
+        if (strlen(table->cells[i]) > width)
+            width = strlen(table->cells[i]);
+    return width;
+}
+
+static void print_csv_cell(const char *text, FILE *out) {
+    if (!strpbrk(text, ",\"\n")) {
+        fputs(text, out);
+        return;
+    }
+    fputc('"', out);
+    for (; *text; text++) {
+        if (*text == '"')
+            fputc('"', out);
+        fputc(*text, out);
+    }
+    fputc('"', out);
+}
+
+static void print_row(const cli_table *table, cli_format format, const size_t *widths,
+                      const char *const *cells, FILE *out) {
+    for (size_t c = 0; c < table->columns; c++) {
+        if (format == CLI_CSV) {
+            if (c)
+                fputc(',', out);
+            print_csv_cell(cells[c], out);
+            continue;
+        }
+        fputs(format == CLI_MARKDOWN ? "| " : c ? "  " : "", out);
+        bool last = format == CLI_TABLE && c + 1 == table->columns && !table->right[c];
+        fprintf(out, table->right[c] ? "%*s" : "%-*s", last ? 0 : (int)widths[c], cells[c]);
+        if (format == CLI_MARKDOWN)
+            fputc(' ', out);
+    }
+    fputs(format == CLI_MARKDOWN ? "|\n" : "\n", out);
+}
+
+static void print_rule(const cli_table *table, cli_format format, const size_t *widths, FILE *out) {
+    for (size_t c = 0; c < table->columns; c++) {
+        fputs(format == CLI_MARKDOWN ? "|-" : c ? "  " : "", out);
+        for (size_t i = 0; i < widths[c]; i++)
+            fputc('-', out);
+        if (format == CLI_MARKDOWN)
+            fputc(table->right[c] ? ':' : '-', out);
+    }
+    fputs(format == CLI_MARKDOWN ? "|\n" : "\n", out);
+}
+
+void cli_table_print(const cli_table *table, cli_format format, FILE *out) {
+    size_t widths[CLI_MAX_COLUMNS];
+    for (size_t c = 0; c < table->columns; c++)
+        widths[c] = column_width(table, c);
+    print_row(table, format, widths, table->titles, out);
+    if (format != CLI_CSV)
+        print_rule(table, format, widths, out);
+    for (size_t i = 0; i + table->columns <= table->rows; i += table->columns) {
+        const char *cells[CLI_MAX_COLUMNS];
+        for (size_t c = 0; c < table->columns; c++)
+            cells[c] = table->cells[i + c];
+        print_row(table, format, widths, cells, out);
+    }
+}
+
+void cli_table_free(cli_table *table) {
+    free(table->cells);
+    *table = (cli_table){0};
+}
+
+enum { TEXTS = 4 };
+
+static char *next_text(void) {
+    static char texts[TEXTS][32];
+    static size_t next;
+    return texts[next++ % TEXTS];
+}
+
+static const char *scaled(unsigned long long value, const char *unit, bool plain_unit) {
+    static const char *const prefixes[] = {"", "k", "M", "G", "T", "P", "E"};
+    char *text = next_text();
+    double v = (double)value;
+    size_t p = 0;
+    for (; v >= 999.5 && p < 6; p++)
+        v /= 1000;
+    if (p == 0)
+        snprintf(text, 32, plain_unit ? "%llu %s" : "%llu", value, unit);
+    else
+        snprintf(text, 32,
+                 v < 9.995   ? "%.2f %s%s"
+                 : v < 99.95 ? "%.1f %s%s"
+                             : "%.0f %s%s",
+                 v, prefixes[p], unit);
+    return text;
+}
+
+const char *cli_bytes(unsigned long long bytes) {
+    return scaled(bytes, "B", true);
+}
+
+const char *cli_count(unsigned long long count) {
+    return scaled(count, "", false);
+}
