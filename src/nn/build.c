@@ -313,6 +313,8 @@ static build_fn heavy_builder(bb_op op) {
         return bb_nn_build_batch_norm;
     case BB_OP_INSTANCE_NORMALIZATION:
         return bb_nn_build_instance_norm;
+    case BB_OP_LAYER_NORMALIZATION:
+        return bb_nn_build_layer_norm;
     case BB_OP_LRN:
         return bb_nn_build_lrn;
     case BB_OP_SOFTMAX:

@@ -9,9 +9,11 @@ static bb_array tensor_array(const bb_nn_tensor *tensor, void *data) {
     return array;
 }
 
-/* Inputs of a trial evaluation: fixed contents where there are any, else zeros. */
+/* Inputs of a trial evaluation: fixed contents where there are any, else zeros; ones for what may
+ * divide. */
 static bb_status trial_inputs(bb_executor *ex, const bb_node *node, bb_array *inputs,
                               bb_arena *arena, bb_error *err) {
+    bool divides = node->op == BB_OP_DIV || node->op == BB_OP_MOD;
     for (int i = 0; i < node->n_in; i++) {
         const bb_nn_tensor *tensor = bb_nn_input(ex, node, i);
         if (!tensor)
@@ -21,6 +23,8 @@ static bb_status trial_inputs(bb_executor *ex, const bb_node *node, bb_array *in
             data = bb_arena_array(arena, tensor->elements + 1, bb_dtype_size(tensor->dtype));
         if (!data)
             return bb_fail_memory(err, "executor");
+        if (divides && !tensor->fixed)
+            memset(data, 1, tensor->elements * bb_dtype_size(tensor->dtype));
         inputs[i] = tensor_array(tensor, data);
     }
     return BB_STATUS_OK;
@@ -76,9 +80,9 @@ bb_status bb_nn_build_alias(bb_executor *ex, const bb_node *node, bb_error *err)
         BB_TRY(bb_nn_define(ex, node->out[0], x->dtype, x->rank, x->dims, err));
         return bb_nn_store(ex, node->out[0], x->forms->layout, x->forms->buffer, err);
     }
-    BB_TRY(infer(ex, node, err));
-    if (ex->tensors[node->out[0]].elements != x->elements)
+    if (node->n_in > 1 && node->in[1] >= 0 && !ex->tensors[node->in[1]].fixed)
         return bb_fail(err, BB_STATUS_UNSUPPORTED, "the new dims depend on data");
+    BB_TRY(infer(ex, node, err));
     BB_TRY(bb_nn_in_plain(ex, node->in[0], &buffer, err));
     return bb_nn_store(ex, node->out[0], NULL, buffer, err);
 }

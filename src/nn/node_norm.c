@@ -166,6 +166,108 @@ bb_status bb_nn_build_lrn(bb_executor *ex, const bb_node *node, bb_error *err) {
     return emit_channels(ex, node, run_lrn, &state, err);
 }
 
+/* ---- LayerNormalization
+ * -------------------------------------------------------------------------- */
+
+typedef struct layer_state {
+    int64_t rows, columns;
+    size_t scale_elements, shift_elements; /* one or `columns` values */
+    int scale, shift, mean, deviation;     /* slots in step->data, -1: absent */
+    float epsilon;
+} layer_state;
+
+static void normalise_row(const layer_state *s, const float *x, const float *scale,
+                          const float *shift, float *y, double *mean, double *inverse) {
+    double sum = 0.0, squares = 0.0;
+    for (int64_t i = 0; i < s->columns; i++)
+        sum += (double)x[i];
+    *mean = sum / (double)s->columns;
+    for (int64_t i = 0; i < s->columns; i++)
+        squares += ((double)x[i] - *mean) * ((double)x[i] - *mean);
+    *inverse = 1.0 / sqrt(squares / (double)s->columns + (double)s->epsilon);
+    for (int64_t i = 0; i < s->columns; i++)
+        y[i] = (float)(((double)x[i] - *mean) * *inverse *
+                           (double)scale[s->scale_elements == 1 ? 0 : i] +
+                       (shift ? (double)shift[s->shift_elements == 1 ? 0 : i] : 0.0));
+}
+
+static bb_status run_layer_norm(bb_executor *ex, const bb_nn_step *step, bb_error *err) {
+    const layer_state *s = step->state;
+    const float *x = step->data[0], *scale = step->data[s->scale];
+    const float *shift = s->shift >= 0 ? step->data[s->shift] : NULL;
+    float *y = step->data[1];
+    for (int64_t r = 0; r < s->rows; r++, x += s->columns, y += s->columns) {
+        double mean, inverse;
+        normalise_row(s, x, scale, shift, y, &mean, &inverse);
+        if (s->mean >= 0)
+            ((float *)step->data[s->mean])[r] = (float)mean;
+        if (s->deviation >= 0)
+            ((float *)step->data[s->deviation])[r] = (float)inverse;
+    }
+    return BB_STATUS_OK;
+}
+
+typedef struct arg_list {
+    int n;
+    bb_nn_arg arg[6];
+} arg_list;
+
+/* Scale or shift: f32, one value or one per element of a row. */
+static bb_status row_parameter(bb_executor *ex, const bb_node *node, int i, int64_t columns,
+                               arg_list *args, int *slot, size_t *elements, bb_error *err) {
+    const bb_nn_tensor *p = bb_nn_input(ex, node, i);
+    *slot = -1;
+    if (!p)
+        return BB_STATUS_OK;
+    if (p->dtype != BB_DTYPE_F32 || (p->elements != 1 && (int64_t)p->elements != columns))
+        return bb_fail(err, BB_STATUS_UNSUPPORTED, "input %d needs one f32 value per element", i);
+    *elements = p->elements;
+    *slot = args->n++;
+    return bb_nn_in_plain(ex, node->in[i], &args->arg[*slot].buffer, err);
+}
+
+/* Optional outputs 1 and 2 keep the leading dims and have ones from `axis` on. */
+static bb_status row_output(bb_executor *ex, const bb_node *node, int i, int64_t axis,
+                            arg_list *args, int *slot, bb_error *err) {
+    const bb_nn_tensor *x = bb_nn_input(ex, node, 0);
+    int64_t dims[BB_MAX_RANK];
+    *slot = -1;
+    if (i >= node->n_out || node->out[i] < 0)
+        return BB_STATUS_OK;
+    for (int d = 0; d < x->rank; d++)
+        dims[d] = d < axis ? x->dims[d] : 1;
+    BB_TRY(bb_nn_define(ex, node->out[i], BB_DTYPE_F32, x->rank, dims, err));
+    *slot = args->n++;
+    return bb_nn_new_plain(ex, node->out[i], &args->arg[*slot].buffer, err);
+}
+
+bb_status bb_nn_build_layer_norm(bb_executor *ex, const bb_node *node, bb_error *err) {
+    const bb_nn_tensor *x = bb_nn_input(ex, node, 0);
+    BB_TRY(need_f32(x, 1, err));
+    int64_t axis = bb_node_int(node, "axis", -1);
+    if (axis < 0)
+        axis += x->rank;
+    if (axis < 0 || axis >= x->rank || !bb_nn_input(ex, node, 1))
+        return bb_fail(err, BB_STATUS_BAD_FILE, "axis is out of range, or the scale is missing");
+    layer_state *s = bb_arena_alloc(ex->arena, sizeof(*s));
+    if (!s)
+        return bb_fail_memory(err, "layer normalization");
+    s->epsilon = bb_node_float(node, "epsilon", 1e-5f);
+    s->rows = s->columns = 1;
+    for (int d = 0; d < x->rank; d++)
+        *(d < axis ? &s->rows : &s->columns) *= x->dims[d];
+    arg_list args = {.n = 2};
+    BB_TRY(bb_nn_define(ex, node->out[0], BB_DTYPE_F32, x->rank, x->dims, err));
+    BB_TRY(bb_nn_in_plain(ex, node->in[0], &args.arg[0].buffer, err));
+    BB_TRY(bb_nn_new_plain(ex, node->out[0], &args.arg[1].buffer, err));
+    BB_TRY(row_parameter(ex, node, 1, s->columns, &args, &s->scale, &s->scale_elements, err));
+    BB_TRY(row_parameter(ex, node, 2, s->columns, &args, &s->shift, &s->shift_elements, err));
+    BB_TRY(row_output(ex, node, 1, axis, &args, &s->mean, err));
+    BB_TRY(row_output(ex, node, 2, axis, &args, &s->deviation, err));
+    bb_nn_step step = {.run = run_layer_norm, .node = node, .state = s, .tap = -1};
+    return bb_nn_emit(ex, &step, args.arg, args.n, err);
+}
+
 /* ---- Softmax
  * ----------------------------------------------------------------------------------------- */
 

@@ -172,6 +172,7 @@ bb_status bb_nn_build_pool(bb_executor *ex, const bb_node *node, bb_error *err);
 bb_status bb_nn_build_global_pool(bb_executor *ex, const bb_node *node, bb_error *err);
 bb_status bb_nn_build_batch_norm(bb_executor *ex, const bb_node *node, bb_error *err);
 bb_status bb_nn_build_instance_norm(bb_executor *ex, const bb_node *node, bb_error *err);
+bb_status bb_nn_build_layer_norm(bb_executor *ex, const bb_node *node, bb_error *err);
 bb_status bb_nn_build_lrn(bb_executor *ex, const bb_node *node, bb_error *err);
 bb_status bb_nn_build_softmax(bb_executor *ex, const bb_node *node, bb_error *err);
 bb_status bb_nn_build_resize(bb_executor *ex, const bb_node *node, bb_error *err);
