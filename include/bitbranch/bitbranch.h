@@ -4,6 +4,7 @@
 #ifndef BITBRANCH_BITBRANCH_H
 #define BITBRANCH_BITBRANCH_H
 
+#include "bitbranch/encode.h"
 #include "bitbranch/engine.h"
 #include "bitbranch/model.h"
 #include "bitbranch/status.h"

@@ -10,9 +10,103 @@
 #ifndef BB_ENCODE_INTERNAL_H
 #define BB_ENCODE_INTERNAL_H
 
+#include "bitbranch/encode.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+enum { BB_MAX_BITS = 8 };
+
+/** L_b. */
+static inline int32_t bb_last_code(uint32_t bits) {
+    return (int32_t)((UINT32_C(1) << bits) - 1);
+}
+
+/* ---- range functions (Table 1) ------------------------------------------------------------------
+ */
+
+typedef enum bb_range { BB_RANGE_HTANH, BB_RANGE_HRELU, BB_RANGE_TANH, BB_RANGE_SIGMOID } bb_range;
+
+/** HTanh = clip(x,-1,1), HReLU = clip(x,0,1), Tanh, Sigmoid. NaN becomes the lower end. */
+double bb_range_apply(bb_range range, double x);
+/** Derivative used in training; the clipping functions pass gradients in their closed range. */
+double bb_range_slope(bb_range range, double x);
+
+/* ---- quantizer (eq. 15) ------------------------------------------------------------------------
+ */
+
+/**
+ * u of t = L*x, exact where t is: u = floor((clip(t,-L,L) + L)/2 + 0.5). The thresholds of eq. 15
+ * are the even integers t; a tie goes up, so x = 0 gives +1 for one bit (sign(0) = +1).
+ */
+uint32_t bb_code_from_scaled(double t, uint32_t bits);
+/** u of x, clipped to [-1,1] first. */
+uint32_t bb_code_from_value(double x, uint32_t bits);
+static inline int32_t bb_level_from_code(uint32_t code, uint32_t bits) {
+    return 2 * (int32_t)code - bb_last_code(bits);
+}
+static inline uint32_t bb_code_from_level(int32_t level, uint32_t bits) {
+    return (uint32_t)(level + bb_last_code(bits)) / 2;
+}
+/** q_k(x) = a/L. */
+double bb_quantize_real(double x, uint32_t bits);
+/** Affine unsigned form for x in [0,1]: u = floor(L*x + 0.5), x ~ u/L (section 9.4). */
+uint32_t bb_code_from_unsigned(double x, uint32_t bits);
+/** Dropping planes, u >> (bits - kept): q_(b-1) of an already quantized value (theorem 9.10). */
+static inline uint32_t bb_code_truncate(uint32_t code, uint32_t bits, uint32_t kept) {
+    return code >> (bits - kept);
+}
+
+/* ---- encoder functions (MBitEncoder, eqs. 11-13)
+ * ------------------------------------------------- m = 1..M as in the paper: M is the most
+ * significant plane. */
+
+/** Integer form: the sign of plane m of a code. */
+static inline int32_t bb_encoder_plane(uint32_t code, uint32_t m) {
+    return (code >> (m - 1) & 1) != 0 ? 1 : -1;
+}
+/** The wave whose sign is the plane: sin(L*pi*x/2^M) for m = M, -sin(L*pi*x/2^m) below. */
+double bb_encoder_wave(double x, uint32_t bits, uint32_t m);
+/** Trigonometric form of the plane, clipped, with the right limit at the wave's zeros: sign(0) = +1
+ *  alone would decode x = 0 to +1 for every M >= 2. */
+int32_t bb_encoder_sign(double x, uint32_t bits, uint32_t m);
+/** Derivative of the wave in [-1,1], 0 outside. */
+double bb_encoder_slope(double x, uint32_t bits, uint32_t m);
+
+/* ---- bit vectors: one bit an element ------------------------------------------------------------
+ */
+
+static inline size_t bb_bit_words(size_t n) {
+    return (n + 63) / 64;
+}
+/**
+ * Splits codes into planes, the most significant first: bit i of plane p is bit i%64 of
+ * words[p*stride + i/64]. The words must be zero before; bits beyond n stay 0.
+ */
+void bb_planes_split(const uint8_t *codes, size_t n, uint32_t bits, uint64_t *words, size_t stride);
+void bb_planes_join(const uint64_t *words, size_t stride, size_t n, uint32_t bits, uint8_t *codes);
+
+/** Two encoded vectors of length n, planes stride bb_bit_words(n) apart. */
+typedef struct bb_plane_pair {
+    const uint64_t *a, *b;
+    uint32_t a_bits, b_bits;
+    size_t n;
+} bb_plane_pair;
+
+/** sum of c*d of one plane each: n - 2*popcount(c ^ d) over the first n elements. |.| <= n. */
+int64_t bb_dot_plane(const uint64_t *c, const uint64_t *d, size_t n);
+/** The same as 2*popcount(xnor) - n, the tail taken off (eq. 9.2). */
+int64_t bb_dot_plane_xnor(const uint64_t *c, const uint64_t *d, size_t n);
+/** Over the elements whose bit in `mask` is 1 (9.5 iii: padding that counts for nothing). */
+int64_t bb_dot_plane_masked(const uint64_t *c, const uint64_t *d, const uint64_t *mask, size_t n);
+/** sum of a*b of the levels by M*K branches; |P| <= n*255*255. */
+int64_t bb_dot_levels(const bb_plane_pair *pair);
+/** The same from {0,1} planes with AND, eq. 17: one more sum for each operand (9.3). */
+int64_t bb_dot_levels_and(const bb_plane_pair *pair);
+/** General plane weights as ABC-Net learns them (eq. 19); weights most significant plane first. */
+double bb_dot_weighted(const bb_plane_pair *pair, const double *a_weights, const double *b_weights);
+/** 1/((2^M-1)(2^K-1)), eq. 18: from P to the product of the values. */
+double bb_product_scale(uint32_t activation_bits, uint32_t weight_bits);
 
 /* ---- requantizer constants ---------------------------------------------------------------------
  */
@@ -49,8 +143,8 @@ typedef struct bb_linear {
 /**
  * The finest integer form whose bounds hold: |mult| < 2^22 and every intermediate T below 2^53.
  * Each constant is its real value times 2^shift, rounded to nearest, so the value before
- * the floor is off by at most ((max_z1 + max_z2)/n + 2) * 2^-(shift+1) of a code (times 2 with slopes
- * at the kink). False where no shift fits: a number that is not finite, or |m1| beyond 2^22.
+ * the floor is off by at most ((max_z1 + max_z2)/n + 2) * 2^-(shift+1) of a code (times 2 with
+ * slopes at the kink). False where no shift fits: a number that is not finite, or |m1| beyond 2^22.
  */
 bool bb_linear_from_real(const bb_linear_spec *spec, bb_linear *linear);
 /** The reference evaluation: exact in int64 within the bounds above. */

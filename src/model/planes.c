@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Weight bit planes (paper eq. 10): packing, and levels back from planes or a prefix of them. */
+#include "encode/encode.h"
 #include "model/model.h"
 #include <string.h>
 
@@ -24,16 +25,6 @@ static uint64_t *planes_allocate(bb_arena *arena, bb_planes *planes) {
     return data;
 }
 
-static void pack_row(const bb_planes *planes, const uint8_t *codes, uint32_t row, uint64_t *words) {
-    size_t n = (size_t)planes->taps * planes->depth;
-    for (uint32_t p = 0; p < planes->count; p++) {
-        uint64_t *dst = words + ((size_t)p * planes->rows + row) * planes->row_words;
-        uint32_t bit = planes->count - 1 - p;
-        for (size_t j = 0; j < n; j++)
-            dst[j / WORD_BITS] |= (uint64_t)(codes[j] >> bit & 1) << (j % WORD_BITS);
-    }
-}
-
 bb_planes *bb_planes_from_weighted_codes(bb_arena *arena, const uint8_t *codes, uint32_t rows,
                                          uint32_t taps, uint32_t depth, uint32_t count,
                                          const int16_t *weight) {
@@ -47,8 +38,10 @@ bb_planes *bb_planes_from_weighted_codes(bb_arena *arena, const uint8_t *codes, 
     uint64_t *words = planes_allocate(arena, planes);
     if (!words)
         return NULL;
+    size_t row = (size_t)taps * depth;
     for (uint32_t r = 0; r < rows; r++)
-        pack_row(planes, codes + (size_t)r * taps * depth, r, words);
+        bb_planes_split(codes + r * row, row, count, words + (size_t)r * planes->row_words,
+                        (size_t)rows * planes->row_words);
     return planes;
 }
 
