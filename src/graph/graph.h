@@ -161,6 +161,9 @@ bb_status bb_graph_infer_shapes(bb_graph *graph, const int64_t *input_dims, int 
 /** The same for one node, from what is known of its inputs. */
 bb_status bb_graph_infer_node(bb_graph *graph, const bb_node *node, bb_error *err);
 
+/** True where the graph carries quantizers or integer products of its own. */
+bool bb_graph_is_quantized(const bb_graph *graph);
+
 /**
  * Cuts out the part of a linked graph that computes the values named `outputs` from those named
  * `inputs`, in place: named values become the graph's inputs and outputs and everything else is
