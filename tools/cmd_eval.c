@@ -4,7 +4,6 @@
 #include "net.h"
 #include <errno.h>
 #include <jansson.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,10 +16,9 @@ typedef struct eval_arguments {
 } eval_arguments;
 
 typedef struct scores {
-    size_t images, top1, top5;
-    double seconds; /* inside the network, without decoding */
-    /* Against the reference network, on the same images. */
-    size_t changed, gained, lost, reference_top1;
+    bb_accuracy accuracy;
+    bb_paired paired; /* against the reference network */
+    double seconds;   /* inside the network, without decoding */
 } scores;
 
 static bb_status classify(cli_net *net, const bb_image *image, size_t classes[TOP], size_t *top,
@@ -40,25 +38,6 @@ static bb_status classify(cli_net *net, const bb_image *image, size_t classes[TO
     return BB_STATUS_OK;
 }
 
-static void count(const size_t *classes, size_t top, int label, scores *s) {
-    s->images++;
-    for (size_t k = 0; k < top; k++) {
-        if (label < 0 || classes[k] != (size_t)label)
-            continue;
-        s->top1 += k == 0;
-        s->top5++;
-    }
-}
-
-static void compare(size_t class, size_t reference, int label, scores *s) {
-    bool right = label >= 0 && class == (size_t)label;
-    bool reference_right = label >= 0 && reference == (size_t)label;
-    s->changed += class != reference;
-    s->gained += right && !reference_right;
-    s->lost += !right && reference_right;
-    s->reference_top1 += reference_right;
-}
-
 static bb_status eval_image(cli_net *net, cli_net *reference, const bb_dataset *data, size_t i,
                             FILE *predictions, scores *s, bb_error *err) {
     size_t classes[TOP], reference_classes[TOP], top, reference_top;
@@ -75,57 +54,56 @@ static bb_status eval_image(cli_net *net, cli_net *reference, const bb_dataset *
     bb_image_free(&image);
     if (status != BB_STATUS_OK)
         return status;
-    count(classes, top, label, s);
+    bb_accuracy_add(&s->accuracy, classes, top, label);
     if (reference)
-        compare(classes[0], reference_classes[0], label, s);
+        bb_paired_add(&s->paired, classes[0], reference_classes[0], label);
     if (predictions)
         fprintf(predictions, "%s,%d,%zu\n", bb_dataset_name(data, i), label, classes[0]);
     return BB_STATUS_OK;
-}
-
-/* Standard error of the paired difference of two proportions over the same images:
- * sqrt(gained + lost - (gained - lost)^2 / n) / n. */
-static double paired_error(const scores *s) {
-    double n = (double)s->images, g = (double)s->gained, l = (double)s->lost;
-    return n > 0 ? sqrt(g + l - (g - l) * (g - l) / n) / n : 0;
 }
 
 static double percent(size_t part, size_t whole) {
     return whole ? 100.0 * (double)part / (double)whole : 0;
 }
 
+static double ms_per_image(const scores *s) {
+    return s->accuracy.images ? 1e3 * s->seconds / (double)s->accuracy.images : 0;
+}
+
 static void print_scores(const cli_net *net, const bb_dataset *data, bool compared,
                          const scores *s) {
+    const bb_accuracy *a = &s->accuracy;
+    const bb_paired *p = &s->paired;
     printf("%s, %s split '%s', %zu images\n", net_bits(net), bb_dataset_kind(data),
-           bb_dataset_split(data), s->images);
-    printf("  top-1      %.2f %% (%zu)\n", percent(s->top1, s->images), s->top1);
-    printf("  top-5      %.2f %% (%zu)\n", percent(s->top5, s->images), s->top5);
-    printf("  ms/image   %.3f\n", s->images ? 1e3 * s->seconds / (double)s->images : 0.0);
+           bb_dataset_split(data), a->images);
+    printf("  top-1      %.2f %% (%zu)\n", percent(a->top1, a->images), a->top1);
+    printf("  top-5      %.2f %% (%zu)\n", percent(a->top5, a->images), a->top5);
+    printf("  ms/image   %.3f\n", ms_per_image(s));
     if (!net->is_float)
         printf("  integer    %.2f %% of the MACs\n", net_integer_share(net));
     if (compared)
         printf("  reference  top-1 %.2f %%: drop %.2f points, paired standard error %.2f; "
                "%zu decisions changed, %zu gained, %zu lost\n",
-               percent(s->reference_top1, s->images),
-               percent(s->reference_top1, s->images) - percent(s->top1, s->images),
-               100 * paired_error(s), s->changed, s->gained, s->lost);
+               percent(p->reference_top1, p->images), -bb_paired_difference(p), bb_paired_error(p),
+               p->changed, p->gained, p->lost);
+}
+
+static json_t *paired_json(const bb_paired *p) {
+    return json_pack("{s:f, s:f, s:f, s:I, s:I, s:I}", "top1",
+                     percent(p->reference_top1, p->images), "drop", -bb_paired_difference(p),
+                     "standard_error", bb_paired_error(p), "changed", (json_int_t)p->changed,
+                     "gained", (json_int_t)p->gained, "lost", (json_int_t)p->lost);
 }
 
 static void print_json(const cli_net *net, const bb_dataset *data, bool compared, const scores *s) {
+    const bb_accuracy *a = &s->accuracy;
     json_t *root =
         json_pack("{s:s, s:s, s:s, s:I, s:f, s:f, s:f, s:f}", "task", "classify", "bits",
-                  net_bits(net), "split", bb_dataset_split(data), "images", (json_int_t)s->images,
-                  "ms_per_image", s->images ? 1e3 * s->seconds / (double)s->images : 0.0,
-                  "integer_mac_share", net_integer_share(net), "top1", percent(s->top1, s->images),
-                  "top5", percent(s->top5, s->images));
+                  net_bits(net), "split", bb_dataset_split(data), "images", (json_int_t)a->images,
+                  "ms_per_image", ms_per_image(s), "integer_mac_share", net_integer_share(net),
+                  "top1", percent(a->top1, a->images), "top5", percent(a->top5, a->images));
     if (compared)
-        json_object_set_new(
-            root, "reference",
-            json_pack("{s:f, s:f, s:f, s:I, s:I, s:I}", "top1",
-                      percent(s->reference_top1, s->images), "drop",
-                      percent(s->reference_top1, s->images) - percent(s->top1, s->images),
-                      "standard_error", 100 * paired_error(s), "changed", (json_int_t)s->changed,
-                      "gained", (json_int_t)s->gained, "lost", (json_int_t)s->lost));
+        json_object_set_new(root, "reference", paired_json(&s->paired));
     json_dumpf(root, stdout, JSON_INDENT(1) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(6));
     putchar('\n');
     json_decref(root);

@@ -45,37 +45,20 @@ bb_status net_load_config(const char *model_path, const char *config_path, bb_co
     return bb_config_load(config_path, config, err);
 }
 
-bb_status net_read_labels(const bb_config *config, char **text, bb_error *err) {
-    enum { MAX_LABEL_BYTES = 16 << 20 };
-    const char *path = bb_config_labels_file(config);
-    *text = NULL;
-    if (!path)
-        return BB_STATUS_OK;
-    FILE *file = fopen(path, "rb");
-    if (!file)
-        return fail(err, BB_STATUS_IO, "%s: cannot open labels: %s", path, strerror(errno));
-    size_t size = 0, capacity = 1 << 16;
-    char *data = malloc(capacity);
-    while (data) {
-        size += fread(data + size, 1, capacity - size - 1, file);
-        if (size + 1 < capacity || size > MAX_LABEL_BYTES)
-            break;
-        char *larger = realloc(data, capacity *= 2);
-        if (!larger)
-            free(data);
-        data = larger;
-    }
-    fclose(file);
-    if (!data)
-        return fail(err, BB_STATUS_OUT_OF_MEMORY, "out of memory for %s", path);
-    data[size] = '\0';
-    *text = data;
-    return BB_STATUS_OK;
-}
-
 static char *copy_text(const char *text) {
     char *copy = text ? malloc(strlen(text) + 1) : NULL;
     return copy ? strcpy(copy, text) : NULL;
+}
+
+bb_status net_read_labels(const bb_config *config, char **text, bb_error *err) {
+    char *labels;
+    bb_status status = bb_config_read_labels(config, &labels, err);
+    *text = NULL;
+    if (status != BB_STATUS_OK || !labels)
+        return status;
+    *text = copy_text(labels);
+    bb_text_free(labels);
+    return *text ? BB_STATUS_OK : fail(err, BB_STATUS_OUT_OF_MEMORY, "out of memory for labels");
 }
 
 /* Splits labels_text at newlines, in place. */

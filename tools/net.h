@@ -52,7 +52,7 @@ bool net_is_onnx(const char *path);
 /** Loads config and labels for a model path (.onnx: beside it) into text; see net.c. */
 bb_status net_load_config(const char *model_path, const char *config_path, bb_config **config,
                           bb_error *err);
-/** Reads the config's labels file; *text stays NULL where there is none. Release with free(). */
+/** Reads the config's class names; *text stays NULL where there are none. Release with free(). */
 bb_status net_read_labels(const bb_config *config, char **text, bb_error *err);
 
 bb_status net_open(const char *path, const net_options *options, cli_net *net, bb_error *err);

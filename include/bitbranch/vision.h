@@ -64,18 +64,27 @@ BB_API void bb_classify_top(const bb_config *config, const float *scores, size_t
 BB_API size_t bb_classify_count(const bb_config *config, size_t n);
 BB_API float bb_classify_score(const bb_config *config, const float *scores, size_t class_index);
 
-/** Two networks on the same images, by their decisions (most likely classes). */
-typedef struct bb_paired_result {
-    size_t images;         /**< with a label */
-    size_t changed;        /**< other decision, right or wrong */
-    size_t gained;         /**< wrong before, right now */
-    size_t lost;           /**< right before, wrong now */
-    double difference;     /**< accuracy now minus before, in points (percent) */
-    double standard_error; /**< of the difference, from the paired images, in points */
-} bb_paired_result;
-/** Unlabelled images (label < 0) are left out. */
-BB_API void bb_compare_decisions(const int *labels, const size_t *before, const size_t *now,
-                                 size_t n, bb_paired_result *result);
+/** Decisions counted image by image; zero-initialise. Unlabelled images (label < 0) count as wrong.
+ */
+typedef struct bb_accuracy {
+    size_t images, top1, top5;
+} bb_accuracy;
+/** classes: the n best classes, best first (bb_classify_top). */
+BB_API void bb_accuracy_add(bb_accuracy *counts, const size_t *classes, size_t n, int label);
+
+/** A network beside a reference network on the same images; zero-initialise. */
+typedef struct bb_paired {
+    size_t images, reference_top1;
+    size_t changed; /**< another decision than the reference, right or wrong */
+    size_t gained;  /**< right where the reference is wrong */
+    size_t lost;    /**< wrong where the reference is right */
+} bb_paired;
+BB_API void bb_paired_add(bb_paired *counts, size_t decision, size_t reference, int label);
+/** Accuracy minus the reference's, in points (percent). */
+BB_API double bb_paired_difference(const bb_paired *counts);
+/** Standard error of that difference, in points. Much smaller than that of two separate sets of
+ *  images, since most decisions agree. */
+BB_API double bb_paired_error(const bb_paired *counts);
 
 /** Draws n classified images with captions as one picture; good[i]: 1 right, 0 wrong, -1 unknown.
  */

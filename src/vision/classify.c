@@ -28,24 +28,36 @@ void bb_classify_top(const bb_config *config, const float *scores, size_t n, siz
     }
 }
 
-void bb_compare_decisions(const int *labels, const size_t *before, const size_t *now, size_t n,
-                          bb_paired_result *result) {
-    *result = (bb_paired_result){0};
-    for (size_t i = 0; i < n; i++) {
-        if (labels[i] < 0)
+void bb_accuracy_add(bb_accuracy *counts, const size_t *classes, size_t n, int label) {
+    counts->images++;
+    for (size_t k = 0; k < n && k < 5; k++) {
+        if (label < 0 || classes[k] != (size_t)label)
             continue;
-        bool was_right = before[i] == (size_t)labels[i], is_right = now[i] == (size_t)labels[i];
-        result->images++;
-        result->changed += before[i] != now[i];
-        result->gained += is_right && !was_right;
-        result->lost += was_right && !is_right;
+        counts->top1 += k == 0;
+        counts->top5++;
     }
-    if (result->images < 2)
-        return;
-    /* Each image contributes -1, 0 or +1; the standard error is that of their mean. */
-    double images = (double)result->images;
-    double sum = (double)result->gained - (double)result->lost;
-    double squares = (double)(result->gained + result->lost);
-    result->difference = 100 * sum / images;
-    result->standard_error = 100 * sqrt((squares - sum * sum / images) / (images - 1) / images);
+}
+
+void bb_paired_add(bb_paired *counts, size_t decision, size_t reference, int label) {
+    bool right = label >= 0 && decision == (size_t)label;
+    bool reference_right = label >= 0 && reference == (size_t)label;
+    counts->images++;
+    counts->changed += decision != reference;
+    counts->gained += right && !reference_right;
+    counts->lost += !right && reference_right;
+    counts->reference_top1 += reference_right;
+}
+
+double bb_paired_difference(const bb_paired *counts) {
+    double difference = (double)counts->gained - (double)counts->lost;
+    return counts->images ? 100 * difference / (double)counts->images : 0;
+}
+
+/* Each image contributes -1, 0 or +1; the standard error is that of their mean. */
+double bb_paired_error(const bb_paired *counts) {
+    if (counts->images < 2)
+        return 0;
+    double n = (double)counts->images, sum = (double)counts->gained - (double)counts->lost;
+    double squares = (double)(counts->gained + counts->lost);
+    return 100 * sqrt((squares - sum * sum / n) / (n - 1) / n);
 }

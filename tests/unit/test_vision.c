@@ -263,18 +263,33 @@ static void test_antialias_gives_pillows_pixels(void **state) {
     }
 }
 
+static void test_accuracy(void **state) {
+    static const size_t classes[] = {4, 1, 0, 2, 3, 7};
+    static const int labels[] = {4, 3, 7, -1}; /* first, fifth, sixth, unknown */
+    bb_accuracy counts = {0};
+    for (size_t i = 0; i < BB_COUNT(labels); i++)
+        bb_accuracy_add(&counts, classes, 6, labels[i]);
+    assert_int_equal(counts.images, 4);
+    assert_int_equal(counts.top1, 1);
+    assert_int_equal(counts.top5, 2);
+}
+
 static void test_paired_comparison(void **state) {
-    const int labels[] = {0, 1, 2, 3, -1};
-    const size_t before[] = {0, 1, 0, 0, 5}, now[] = {0, 2, 2, 1, 6};
-    bb_paired_result r;
-    bb_compare_decisions(labels, before, now, 5, &r);
-    assert_int_equal(r.images, 4);
-    assert_int_equal(r.changed, 3);
-    assert_int_equal(r.gained, 1);
-    assert_int_equal(r.lost, 1);
-    assert_true(r.difference == 0);
+    static const int labels[] = {0, 1, 2, 3};
+    static const size_t reference[] = {0, 1, 0, 2}, now[] = {0, 2, 2, 1};
+    bb_paired counts = {0};
+    for (size_t i = 0; i < BB_COUNT(labels); i++)
+        bb_paired_add(&counts, now[i], reference[i], labels[i]);
+    assert_int_equal(counts.images, 4);
+    assert_int_equal(counts.reference_top1, 2);
+    assert_int_equal(counts.changed, 3);
+    assert_int_equal(counts.gained, 1);
+    assert_int_equal(counts.lost, 1);
+    assert_true(bb_paired_difference(&counts) == 0);
     /* per image 0, -1, +1, 0: variance 2/3, so the mean's error is sqrt(2/3/4) */
-    assert_true(fabs(r.standard_error - 100 * sqrt(2.0 / 3 / 4)) < 1e-9);
+    assert_true(fabs(bb_paired_error(&counts) - 100 * sqrt(2.0 / 3 / 4)) < 1e-9);
+    bb_paired_add(&counts, 5, 4, 5);
+    assert_true(fabs(bb_paired_difference(&counts) - 20) < 1e-9);
 }
 
 /* Share of dark pixels in a rectangle, in percent. */
@@ -324,6 +339,7 @@ int main(void) {
         cmocka_unit_test(test_limits_hold),
         cmocka_unit_test(test_bilinear_follows_its_formula),
         cmocka_unit_test(test_antialias_gives_pillows_pixels),
+        cmocka_unit_test(test_accuracy),
         cmocka_unit_test(test_paired_comparison),
         cmocka_unit_test(test_sheet),
     };
