@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Requantizer and window kernels of every instruction set against the reference, with buffers that
+ * end (or begin) at a page that must not be touched, odd sizes and unaligned starts.
+ *
+ *     code_check [--seed N] [--count N]
+ */
+#include "cases.h"
+#include "cpu/cpu.h"
+#include "kernels/requant.h"
+#include "kernels/window.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_CHANNELS = 70, PADDED = 112, MAX_LIMIT = 255, INDEX_BITS = 9 };
+
+static struct constants {
+    int32_t mult[PADDED], mult2[PADDED], neg_mult[PADDED], neg_mult2[PADDED], border[PADDED];
+    int64_t add[PADDED], neg_add[PADDED], off[PADDED];
+    uint8_t shift[PADDED];
+    double mult_d[PADDED], mult2_d[PADDED], add_d[PADDED];
+    double neg_mult_d[PADDED], neg_mult2_d[PADDED], neg_add_d[PADDED], off_d[PADDED];
+    int32_t thresholds[MAX_LIMIT * PADDED], flip[PADDED];
+    uint16_t table[(1 << INDEX_BITS) + 1];
+    double scale[PADDED], scale2[PADDED], bias[PADDED];
+} k;
+
+static size_t failures;
+
+static int64_t between(bb_rng *rng, int64_t low, int64_t high) {
+    return low + (int64_t)bb_rng_below(rng, (uint64_t)(high - low + 1));
+}
+
+static void random_linear(bb_rng *rng, bb_requant_tables *t) {
+    for (int c = 0; c < PADDED; c++) {
+        k.shift[c] = (uint8_t)between(rng, 0, 30);
+        const double down = 1.0 / (double)(INT64_C(1) << k.shift[c]);
+        k.mult[c] = (int32_t)between(rng, -(1 << 20), 1 << 20);
+        k.mult2[c] = (int32_t)between(rng, -(1 << 20), 1 << 20);
+        k.neg_mult[c] = (int32_t)between(rng, -(1 << 20), 1 << 20);
+        k.neg_mult2[c] = (int32_t)between(rng, -(1 << 20), 1 << 20);
+        k.add[c] = between(rng, -(INT64_C(1) << 40), INT64_C(1) << 40);
+        k.neg_add[c] = between(rng, -(INT64_C(1) << 40), INT64_C(1) << 40);
+        k.off[c] = between(rng, 0, INT64_C(1) << 30);
+        k.mult_d[c] = k.mult[c] * down;
+        k.mult2_d[c] = 2.0 * k.mult2[c] * down;
+        k.neg_mult_d[c] = k.neg_mult[c] * down;
+        k.neg_mult2_d[c] = 2.0 * k.neg_mult2[c] * down;
+        k.off_d[c] = (double)k.off[c] * down;
+        const int64_t zero = t->has_z2 ? t->zero2 : 0;
+        k.add_d[c] = (double)(k.add[c] - zero * k.mult2[c]) * down;
+        k.neg_add_d[c] = (double)(k.neg_add[c] - zero * k.neg_mult2[c]) * down;
+    }
+}
+
+static int ascending(const void *a, const void *b) {
+    const int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+    return (x > y) - (x < y);
+}
+
+static void random_constants(bb_rng *rng, bb_requant_tables *t) {
+    random_linear(rng, t);
+    for (int c = 0; c < PADDED; c++) {
+        int32_t row[MAX_LIMIT];
+        for (int i = 0; i < t->limit; i++)
+            row[i] = (int32_t)between(rng, -3000, 3000);
+        qsort(row, (size_t)t->limit, sizeof(*row), ascending);
+        for (int i = 0; i < t->limit; i++)
+            k.thresholds[i * PADDED + c] = row[i];
+        k.flip[c] = bb_rng_below(rng, 2) ? -1 : 0;
+        k.border[c] = (int32_t)between(rng, -1000, 1000);
+        k.scale[c] = (double)(float)bb_rng_normal(rng);
+        k.scale2[c] = (double)(float)bb_rng_normal(rng);
+        k.bias[c] = (double)(float)bb_rng_normal(rng);
+    }
+    for (size_t i = 0; i < BB_COUNT(k.table); i++)
+        k.table[i] = (uint16_t)bb_rng_below(rng, (uint64_t)t->limit + 1);
+}
+
+static bb_requant_tables random_tables(bb_rng *rng, bool thresholds) {
+    bb_requant_tables t = {.channels = MAX_CHANNELS,
+                           .padded = PADDED,
+                           .has_z2 = !thresholds && bb_rng_below(rng, 2),
+                           .has_slope = bb_rng_below(rng, 2),
+                           .mult = k.mult,
+                           .mult2 = k.mult2,
+                           .neg_mult = k.neg_mult,
+                           .neg_mult2 = k.neg_mult2,
+                           .add = k.add,
+                           .neg_add = k.neg_add,
+                           .off = k.off,
+                           .shift = k.shift,
+                           .mult_d = k.mult_d,
+                           .mult2_d = k.mult2_d,
+                           .add_d = k.add_d,
+                           .neg_mult_d = k.neg_mult_d,
+                           .neg_mult2_d = k.neg_mult2_d,
+                           .neg_add_d = k.neg_add_d,
+                           .off_d = k.off_d,
+                           .thresholds = k.thresholds,
+                           .flip = k.flip,
+                           .table = k.table,
+                           .scale = k.scale,
+                           .scale2 = k.scale2,
+                           .bias = k.bias};
+    t.limit = (1 << between(rng, 1, 8)) - 1;
+    t.zero2 = t.has_z2 ? (int32_t)between(rng, -100, 300) : 0;
+    random_constants(rng, &t);
+    return t;
+}
+
+static void fill(bb_rng *rng, uint8_t *p, size_t n, bb_element type) {
+    for (size_t i = 0; i < n; i++) {
+        const int64_t wide = between(rng, -(1 << between(rng, 4, 24)), 1 << between(rng, 4, 24));
+        const int32_t v = (int32_t)wide;
+        const uint16_t u = (uint16_t)bb_rng_next(rng);
+        if (type == BB_ELEMENT_I32)
+            memcpy(p + 4 * i, &v, 4);
+        else if (type == BB_ELEMENT_U16)
+            memcpy(p + 2 * i, &u, 2);
+        else
+            p[i] = (uint8_t)u;
+    }
+}
+
+/* Elements from the first pixel's first channel to the last one's last. */
+static size_t extent(int32_t pixels, int32_t channels, size_t stride) {
+    return (size_t)(pixels - 1) * stride + (size_t)channels;
+}
+
+typedef struct operands {
+    guarded z1, z2, out;
+    bb_requant_job job;
+    size_t out_bytes;
+} operands;
+
+static operands random_operands(bb_rng *rng, bool floats, bool average) {
+    operands o = {.job = {.z1_type = (bb_element)bb_rng_below(rng, 3),
+                          .z2_type = (bb_element)bb_rng_below(rng, 2),
+                          .border = k.border,
+                          .count = average ? (int32_t)between(rng, 1, 50) : 1,
+                          .n_pixels = (int32_t)between(rng, 1, 7),
+                          .n_channels = (int32_t)between(rng, 1, MAX_CHANNELS)}};
+    bb_requant_job *j = &o.job;
+    const bool at_end = bb_rng_below(rng, 2);
+    j->c0 = (int32_t)between(rng, 0, MAX_CHANNELS - j->n_channels);
+    j->z1_shift = (int)bb_rng_below(rng, 2);
+    j->out_type = floats ? BB_ELEMENT_F32 : (bb_element)bb_rng_below(rng, 2);
+    j->z1_stride = (size_t)(j->n_channels + between(rng, 0, 9));
+    j->z2_stride = (size_t)(j->n_channels + between(rng, 0, 9));
+    j->out_stride = (size_t)(j->n_channels + between(rng, 0, 9));
+    const size_t n1 = extent(j->n_pixels, j->n_channels, j->z1_stride);
+    const size_t n2 = extent(j->n_pixels, j->n_channels, j->z2_stride);
+    guarded_create(&o.z1, n1 * bb_element_size(j->z1_type), bb_element_size(j->z1_type), at_end);
+    guarded_create(&o.z2, n2 * bb_element_size(j->z2_type), bb_element_size(j->z2_type), at_end);
+    o.out_bytes = extent(j->n_pixels, j->n_channels, j->out_stride) * bb_element_size(j->out_type);
+    guarded_create(&o.out, o.out_bytes, bb_element_size(j->out_type), at_end);
+    fill(rng, o.z1.data, n1, j->z1_type);
+    fill(rng, o.z2.data, n2, j->z2_type);
+    j->z1 = o.z1.data;
+    j->z2 = o.z2.data;
+    j->out = o.out.data;
+    return o;
+}
+
+static void report(const char *set, const char *what, uint64_t seed) {
+    if (failures++ < 20)
+        printf("FAIL %s %s, seed %llu\n", set, what, (unsigned long long)seed);
+}
+
+/* Gaps between pixels must stay as they were, so all bytes of both outputs are compared. */
+static void check_requant(const bb_requant_kernels *set, int kind, uint64_t seed) {
+    static const char *const names[] = {"linear", "thresholds", "indexed", "to_float"};
+    const bb_requant_fn fn[] = {set->linear, set->thresholds, set->indexed, set->to_float};
+    const bb_requant_fn ref[] = {bb_requant_ref.linear, bb_requant_ref.thresholds,
+                                 bb_requant_ref.indexed, bb_requant_ref.to_float};
+    bb_rng rng;
+    bb_rng_seed(&rng, seed);
+    bb_requant_tables t = random_tables(&rng, kind == 1);
+    if (kind == 2)
+        t.limit = (1 << INDEX_BITS) - 1;
+    operands o =
+        random_operands(&rng, kind == 3, !t.has_z2 && kind != 1 && bb_rng_below(&rng, 3) == 0);
+    uint8_t *expected = malloc(o.out_bytes);
+    if (!expected)
+        exit(1);
+    memset(o.out.data, 0x5a, o.out_bytes);
+    ref[kind](&t, &o.job);
+    memcpy(expected, o.out.data, o.out_bytes);
+    memset(o.out.data, 0x5a, o.out_bytes);
+    fn[kind](&t, &o.job);
+    if (memcmp(expected, o.out.data, o.out_bytes) != 0)
+        report(set->name, names[kind], seed);
+    if (!guarded_intact(&o.out) || !guarded_intact(&o.z1) || !guarded_intact(&o.z2))
+        report(set->name, "wrote outside", seed);
+    free(expected);
+    guarded_destroy(&o.z1);
+    guarded_destroy(&o.z2);
+    guarded_destroy(&o.out);
+}
+
+static void check_window(const bb_window_kernels *set, uint64_t seed) {
+    bb_rng rng;
+    guarded in, largest, sums;
+    bb_rng_seed(&rng, seed);
+    bb_window w = {.rows = (int32_t)between(&rng, 1, 5),
+                   .columns = (int32_t)between(&rng, 1, 5),
+                   .channels = (int32_t)between(&rng, 1, MAX_CHANNELS),
+                   .type = (bb_element)bb_rng_below(&rng, 2)};
+    const size_t size = bb_element_size(w.type), c = (size_t)w.channels;
+    const bool at_end = bb_rng_below(&rng, 2);
+    w.pixel_stride = c + (size_t)between(&rng, 0, 9);
+    w.row_stride = w.pixel_stride * (size_t)w.columns + (size_t)between(&rng, 0, 20);
+    const size_t n =
+        (size_t)(w.rows - 1) * w.row_stride + extent(w.columns, w.channels, w.pixel_stride);
+    guarded_create(&in, n * size, size, at_end);
+    guarded_create(&largest, c * size, size, at_end);
+    guarded_create(&sums, c * 4, 4, at_end);
+    fill(&rng, in.data, n, w.type);
+    w.first = in.data;
+    uint16_t expected_max[MAX_CHANNELS];
+    int32_t expected_sums[MAX_CHANNELS];
+    bb_window_ref.max(&w, expected_max);
+    bb_window_ref.sum(&w, expected_sums);
+    set->max(&w, largest.data);
+    set->sum(&w, (int32_t *)(void *)sums.data);
+    if (memcmp(expected_max, largest.data, c * size) != 0)
+        report(set->name, "max", seed);
+    if (memcmp(expected_sums, sums.data, c * 4) != 0)
+        report(set->name, "sum", seed);
+    if (!guarded_intact(&in) || !guarded_intact(&largest) || !guarded_intact(&sums))
+        report(set->name, "wrote outside", seed);
+    guarded_destroy(&in);
+    guarded_destroy(&largest);
+    guarded_destroy(&sums);
+}
+
+int main(int argc, char **argv) {
+    static const char *const levels[] = {"ref", "ssse3", "avx2", "avx512", "neon", "dotprod"};
+    uint64_t seed = 1, count = 500;
+    for (int i = 1; i + 1 < argc; i += 2) {
+        if (strcmp(argv[i], "--seed") == 0)
+            seed = strtoull(argv[i + 1], NULL, 10);
+        else if (strcmp(argv[i], "--count") == 0)
+            count = strtoull(argv[i + 1], NULL, 10);
+    }
+    for (size_t level = 0; level < BB_COUNT(levels); level++) {
+        uint32_t flags;
+        if (bb_cpu_parse(levels[level], &flags, NULL) != BB_STATUS_OK ||
+            (flags & ~bb_cpu_detect()) != 0)
+            continue;
+        const bb_requant_kernels *requant = bb_requant_choose(flags);
+        const bb_window_kernels *window = bb_window_choose(flags);
+        for (uint64_t i = 0; i < count; i++) {
+            for (int kind = 0; kind < 4; kind++)
+                check_requant(requant, kind, seed + i);
+            check_window(window, seed + i);
+        }
+        printf("%s: %s, %s\n", levels[level], requant->name, window->name);
+    }
+    printf("%zu differences\n", failures);
+    return failures ? 1 : 0;
+}
