@@ -60,6 +60,16 @@ static int ascending(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+/* T = 0 is where the second slope begins: sums without constant parts meet it often. */
+static void no_constant_parts(bb_requant_tables *t) {
+    t->zero2 = 0;
+    memset(k.border, 0, sizeof(k.border));
+    memset(k.add, 0, sizeof(k.add));
+    memset(k.add_d, 0, sizeof(k.add_d));
+    for (int c = 0; c < PADDED; c++)
+        k.neg_add_d[c] = (double)k.neg_add[c] / (double)(INT64_C(1) << k.shift[c]);
+}
+
 static void random_constants(bb_rng *rng, bb_requant_tables *t) {
     random_linear(rng, t);
     for (int c = 0; c < PADDED; c++) {
@@ -77,6 +87,8 @@ static void random_constants(bb_rng *rng, bb_requant_tables *t) {
     }
     for (size_t i = 0; i < BB_COUNT(k.table); i++)
         k.table[i] = (uint16_t)bb_rng_below(rng, (uint64_t)t->limit + 1);
+    if (bb_rng_below(rng, 4) == 0)
+        no_constant_parts(t);
 }
 
 static bb_requant_tables random_tables(bb_rng *rng, bool thresholds) {
@@ -114,8 +126,9 @@ static bb_requant_tables random_tables(bb_rng *rng, bool thresholds) {
 static void fill(bb_rng *rng, uint8_t *p, size_t n, bb_element type) {
     for (size_t i = 0; i < n; i++) {
         const int64_t wide = between(rng, -(1 << between(rng, 4, 24)), 1 << between(rng, 4, 24));
-        const int32_t v = (int32_t)wide;
-        const uint16_t u = (uint16_t)bb_rng_next(rng);
+        const bool zero = bb_rng_below(rng, 8) == 0;
+        const int32_t v = zero ? 0 : (int32_t)wide;
+        const uint16_t u = zero ? 0 : (uint16_t)bb_rng_next(rng);
         if (type == BB_ELEMENT_I32)
             memcpy(p + 4 * i, &v, 4);
         else if (type == BB_ELEMENT_U16)
