@@ -8,7 +8,8 @@ enum {
     SLACK = 64,              /**< transforms and vector loads may pass the end of a row */
     STRIP_PIXELS = 48,       /**< at least, so that the last tile of a strip wastes little */
     L2_WEIGHTS = 192 * 1024, /**< weights beyond this are kept in cache block by block */
-    RING_BYTES_MAX = 256 * 1024
+    RING_BYTES_MAX = 256 * 1024,
+    TILE_INTS = BB_TILE_STRIDE * BB_TILE_PIXELS_MAX
 };
 
 /** Everything derived from descriptor and route that a run needs. */
@@ -165,6 +166,7 @@ static size_t set_scratch(walk *w, uint8_t *base) {
     const size_t pixels = (size_t)w->strip_rows * (size_t)w->desc->out_width;
     const size_t tiles = pixels / (size_t)w->route->pixels + 1;
     const size_t strip = (size_t)w->strip_rows * (size_t)w->desc->kernel[0];
+    const size_t tile_blocks = w->route->call_blocks ? (size_t)w->route->call_blocks : 1;
     size_t used = 0;
 
     w->ring = carve(base, &used, w->in_place ? 0 : slots * w->row_bytes);
@@ -183,7 +185,7 @@ static size_t set_scratch(walk *w, uint8_t *base) {
     w->row_sums = carve(base, &used, strip * sizeof(*w->row_sums));
     w->ptr = carve(base, &used,
                    tiles * (size_t)w->route->pixels * (size_t)w->route->segments * sizeof(*w->ptr));
-    w->acc = carve(base, &used, sizeof(int32_t) * BB_TILE_STRIDE * BB_TILE_PIXELS_MAX);
+    w->acc = carve(base, &used, TILE_INTS * sizeof(int32_t) * tile_blocks);
     w->work = carve(base, &used, w->route->work_bytes);
     return used;
 }
@@ -322,9 +324,9 @@ static void point_strip(walk *w, int32_t n_pixels, int32_t group) {
 }
 
 /** Hands a tile to the epilogue, cut where it crosses output rows. */
-static void emit(const walk *w, int32_t y0, int32_t q, int32_t n, int32_t c0, int32_t n_channels) {
+static void emit(const walk *w, int32_t y0, int32_t q, int32_t n, int32_t c0, int32_t n_channels,
+                 const int32_t *acc) {
     const int32_t width = w->desc->out_width;
-    const int32_t *acc = w->acc;
 
     while (n > 0) {
         const int32_t x = q % width, take = min32(n, width - x);
@@ -336,23 +338,37 @@ static void emit(const walk *w, int32_t y0, int32_t q, int32_t n, int32_t c0, in
     }
 }
 
-/** Up to BB_TILE_STRIDE channels, from block b of the group, of one tile. */
-static void run_tile(walk *w, int32_t y0, int32_t q, int32_t n_pixels, int32_t group, int32_t b) {
+static bb_tile_job tile_job(const walk *w, int32_t q, int32_t n_pixels, int32_t group, int32_t b) {
     const bb_conv_route *route = w->route;
-    const int32_t block = route->block_channels;
-    const int32_t n = min32(w->blocks - b, BB_TILE_STRIDE / block);
-    const int32_t channels = min32(n * block, w->group_channels - b * block);
-    bb_tile_job job = {
+
+    return (bb_tile_job){
         .route = route,
         .ptr = w->ptr + (size_t)q * (size_t)route->segments,
         .weights = w->packed + (size_t)(group * w->blocks + b) * route->block_bytes,
         .sums = route->wants_sums ? w->window_sums + q : NULL,
         .n_pixels = min32(route->pixels, n_pixels - q),
-        .channel = b * block,
+        .channel = b * route->block_channels,
+        .n_blocks = 1,
         .acc = w->acc,
         .part_bytes = w->part_bytes,
         .work = w->work,
     };
+}
+
+/** Channels of the group from block b on, at most n blocks. */
+static int32_t channels_of(const walk *w, int32_t b, int32_t n) {
+    const int32_t block = w->route->block_channels;
+
+    return min32(n * block, w->group_channels - b * block);
+}
+
+/** Up to BB_TILE_STRIDE channels, from block b of the group, of one tile. */
+static void run_tile(const walk *w, int32_t y0, int32_t q, int32_t n_pixels, int32_t group,
+                     int32_t b) {
+    const bb_conv_route *route = w->route;
+    const int32_t block = route->block_channels;
+    const int32_t n = min32(w->blocks - b, BB_TILE_STRIDE / block);
+    bb_tile_job job = tile_job(w, q, n_pixels, group, b);
 
     for (int32_t i = 0; i < n; i++) {
         route->block(&job);
@@ -360,22 +376,40 @@ static void run_tile(walk *w, int32_t y0, int32_t q, int32_t n_pixels, int32_t g
         job.acc += block;
         job.channel += block;
     }
-    emit(w, y0, q, job.n_pixels, group * w->group_channels + b * block, channels);
+    emit(w, y0, q, job.n_pixels, group * w->group_channels + b * block, channels_of(w, b, n),
+         w->acc);
+}
+
+/** As run_tile, for routes that take many blocks in one call. */
+static void run_tile_blocks(const walk *w, int32_t y0, int32_t q, int32_t n_pixels, int32_t group,
+                            int32_t b) {
+    bb_tile_job job = tile_job(w, q, n_pixels, group, b);
+
+    job.n_blocks = min32(w->blocks - b, w->route->call_blocks);
+    w->route->block(&job);
+    for (int32_t i = 0; i < job.n_blocks; i++)
+        emit(w, y0, q, job.n_pixels, group * w->group_channels + (b + i) * BB_TILE_STRIDE,
+             channels_of(w, b + i, 1), w->acc + (size_t)i * TILE_INTS);
 }
 
 /** Tiles outside, weights streaming past them; the other way round where weights are large. */
-static void run_group(walk *w, int32_t y0, int32_t n_pixels, int32_t group) {
+static void run_group(const walk *w, int32_t y0, int32_t n_pixels, int32_t group) {
     const int32_t per_tile = BB_TILE_STRIDE / w->route->block_channels;
+    const int32_t pixels = w->route->pixels;
 
-    if ((size_t)w->blocks * w->route->block_bytes > L2_WEIGHTS) {
+    if (w->route->call_blocks > 0) {
+        for (int32_t q = 0; q < n_pixels; q += pixels)
+            for (int32_t b = 0; b < w->blocks; b += w->route->call_blocks)
+                run_tile_blocks(w, y0, q, n_pixels, group, b);
+    } else if ((size_t)w->blocks * w->route->block_bytes > L2_WEIGHTS) {
         for (int32_t b = 0; b < w->blocks; b += per_tile)
-            for (int32_t q = 0; q < n_pixels; q += w->route->pixels)
+            for (int32_t q = 0; q < n_pixels; q += pixels)
                 run_tile(w, y0, q, n_pixels, group, b);
-        return;
+    } else {
+        for (int32_t q = 0; q < n_pixels; q += pixels)
+            for (int32_t b = 0; b < w->blocks; b += per_tile)
+                run_tile(w, y0, q, n_pixels, group, b);
     }
-    for (int32_t q = 0; q < n_pixels; q += w->route->pixels)
-        for (int32_t b = 0; b < w->blocks; b += per_tile)
-            run_tile(w, y0, q, n_pixels, group, b);
 }
 
 void bb_walk_run(const bb_conv_desc *desc, const bb_conv_route *route, const void *packed,
@@ -392,6 +426,8 @@ void bb_walk_run(const bb_conv_desc *desc, const bb_conv_route *route, const voi
     for (int32_t i = 0; i < w.ring_rows; i++)
         w.tags[i] = -1;
     make_padding(&w);
+    if (route->prepare)
+        route->prepare(route, w.work);
     for (int32_t y = y0; y < y1; y += w.strip_rows) {
         const int32_t end = min32(y + w.strip_rows, y1);
 

@@ -33,7 +33,8 @@ typedef struct bb_tile_job {
     const int32_t *sums;       /**< [pixels] window sums of codes, if the route wants them */
     int32_t n_pixels;          /**< pixels that count */
     int32_t channel;           /**< first channel of the block, within its group */
-    int32_t *acc;              /**< out: [pixels][BB_TILE_STRIDE], block_channels of each */
+    int32_t n_blocks;          /**< consecutive blocks to compute: 1, or up to call_blocks */
+    int32_t *acc;              /**< out: [n_blocks][BB_TILE_PIXELS_MAX][BB_TILE_STRIDE] */
     size_t part_bytes;         /**< distance of the parts of a transformed row */
     void *work;                /**< work_bytes of the kernel's own, 64-byte aligned */
 } bb_tile_job;
@@ -41,6 +42,7 @@ typedef struct bb_tile_job {
 struct bb_conv_route {
     int32_t pixels;         /**< per tile, at most BB_TILE_PIXELS_MAX */
     int32_t block_channels; /**< output channels of a packed block; divides BB_TILE_STRIDE */
+    int32_t call_blocks;    /**< > 0: blocks (of BB_TILE_STRIDE channels) taken in one call */
     int32_t segments;
     size_t group_bytes;   /**< transformed bytes of one group's channels of one pixel */
     size_t segment_bytes; /**< transformed bytes of one segment */
@@ -58,14 +60,18 @@ struct bb_conv_route {
     void (*transform)(const bb_conv_desc *desc, const uint8_t *codes, int32_t n, uint8_t *dst,
                       size_t part_bytes, int32_t *sums);
     void (*block)(const bb_tile_job *job);
+    /** Sets up the work memory once per run; may be NULL. */
+    void (*prepare)(const bb_conv_route *route, void *work);
     /** Free for the kernel. */
     int32_t depth;    /**< activations of one tap */
     int32_t steps;    /**< of one segment */
     int32_t schedule; /**< steps between two widenings */
     int32_t variant;
     int32_t planes;
-    int32_t top;   /**< largest code of one part */
-    int32_t extra; /**< factor of the window sums */
+    int32_t part_bits;
+    int32_t call_segments; /**< segments taken for all blocks of a call before the next ones */
+    int32_t top;           /**< largest code of one part */
+    int32_t extra;         /**< factor of the window sums */
 };
 
 /** Fills segments and segment_bytes from group_bytes. */

@@ -6,10 +6,12 @@
 #include <string.h>
 #include <time.h>
 
-static const struct {
+typedef struct bench_shape {
     const char *name;
     int32_t channels, size, outputs, kernel, stride, groups;
-} shapes[] = {
+} bench_shape;
+
+static const bench_shape usual[] = {
     {"3x3 256 14x14", 256, 14, 256, 3, 1, 1},      {"3x3 128 28x28", 128, 28, 128, 3, 1, 1},
     {"3x3 64 56x56", 64, 56, 64, 3, 1, 1},         {"3x3 512 7x7", 512, 7, 512, 3, 1, 1},
     {"1x1 96-24 56x56", 96, 56, 24, 1, 1, 1},      {"1x1 64-384 14x14", 64, 14, 384, 1, 1, 1},
@@ -60,22 +62,22 @@ static void drop(void *user, int32_t y, int32_t x, int32_t n_pixels, int32_t c0,
     (void)y, (void)x, (void)n_pixels, (void)c0, (void)n_channels, (void)stride;
 }
 
-static bb_conv_desc shape_desc(size_t i, uint32_t m, uint32_t k) {
-    const int32_t pad = shapes[i].kernel / 2;
-    const int32_t out = (shapes[i].size + 2 * pad - shapes[i].kernel) / shapes[i].stride + 1;
+static bb_conv_desc shape_desc(const bench_shape *shape, uint32_t m, uint32_t k) {
+    const int32_t pad = shape->kernel / 2;
+    const int32_t out = (shape->size + 2 * pad - shape->kernel) / shape->stride + 1;
 
     return (bb_conv_desc){
-        .in_height = shapes[i].size,
-        .in_width = shapes[i].size,
-        .in_channels = shapes[i].channels,
+        .in_height = shape->size,
+        .in_width = shape->size,
+        .in_channels = shape->channels,
         .out_height = out,
         .out_width = out,
-        .out_channels = shapes[i].outputs,
-        .kernel = {shapes[i].kernel, shapes[i].kernel},
-        .stride = {shapes[i].stride, shapes[i].stride},
+        .out_channels = shape->outputs,
+        .kernel = {shape->kernel, shape->kernel},
+        .stride = {shape->stride, shape->stride},
         .dilation = {1, 1},
         .pad_begin = {pad, pad},
-        .groups = shapes[i].groups,
+        .groups = shape->groups,
         .activation_bits = m,
         .weight_bits = k,
         .native = true,
@@ -127,9 +129,35 @@ static void bench_case(const conv_case *c, const char *name, const char *only, d
     }
 }
 
-int bench_kernels(const char *kernel, const char *bits) {
-    const double ghz = core_ghz();
+static void bench_shape_bits(const bench_shape *shape, uint32_t m, uint32_t k, const char *kernel,
+                             double ghz) {
+    const bb_conv_desc desc = shape_desc(shape, m, k);
+    conv_case c;
+    bb_rng rng;
 
+    bb_rng_seed(&rng, 7);
+    case_create(&c, &rng, &desc, FILL_RANDOM);
+    bench_case(&c, shape->name, kernel, ghz);
+    case_destroy(&c);
+}
+
+static bool parse_shape(const char *text, bench_shape *shape) {
+    shape->name = text;
+    return sscanf(text, "%d,%d,%d,%d,%d,%d", &shape->channels, &shape->size, &shape->outputs,
+                  &shape->kernel, &shape->stride, &shape->groups) == 6 &&
+           shape->channels > 0 && shape->size > 0 && shape->outputs > 0 && shape->kernel > 0 &&
+           shape->stride > 0 && shape->groups > 0 && shape->channels % shape->groups == 0 &&
+           shape->outputs % shape->groups == 0;
+}
+
+int bench_kernels(const char *kernel, const char *bits, const char *shape) {
+    const double ghz = core_ghz();
+    bench_shape own;
+
+    if (shape && !parse_shape(shape, &own)) {
+        fprintf(stderr, "kcheck: --shape wants CHANNELS,SIZE,OUTPUTS,KERNEL,STRIDE,GROUPS\n");
+        return 2;
+    }
     printf("products per cycle, best of many runs at %.2f GHz; * = the chooser's\n", ghz);
     for (size_t p = 0; p < BB_COUNT(pairs); p++) {
         char name[16];
@@ -137,16 +165,8 @@ int bench_kernels(const char *kernel, const char *bits) {
         snprintf(name, sizeof(name), "w%ua%u", pairs[p].k, pairs[p].m);
         if (bits && strcmp(bits, name) != 0)
             continue;
-        for (size_t s = 0; s < BB_COUNT(shapes); s++) {
-            const bb_conv_desc desc = shape_desc(s, pairs[p].m, pairs[p].k);
-            conv_case c;
-            bb_rng rng;
-
-            bb_rng_seed(&rng, 7);
-            case_create(&c, &rng, &desc, FILL_RANDOM);
-            bench_case(&c, shapes[s].name, kernel, ghz);
-            case_destroy(&c);
-        }
+        for (size_t s = 0; s < (shape ? 1 : BB_COUNT(usual)); s++)
+            bench_shape_bits(shape ? &own : &usual[s], pairs[p].m, pairs[p].k, kernel, ghz);
     }
     return 0;
 }

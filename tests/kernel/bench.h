@@ -3,7 +3,10 @@
 #ifndef BB_TESTS_BENCH_H
 #define BB_TESTS_BENCH_H
 
-/** kernel: only this one; bits: only "wKaM"; NULL = all. Returns an exit status. */
-int bench_kernels(const char *kernel, const char *bits);
+/**
+ * kernel: only this one; bits: only "wKaM"; shape: only this one, as
+ * "CHANNELS,SIZE,OUTPUTS,KERNEL,STRIDE,GROUPS"; NULL = all. Returns an exit status.
+ */
+int bench_kernels(const char *kernel, const char *bits, const char *shape);
 
 #endif

@@ -6,7 +6,8 @@
  * No test library, so that it runs on every target.
  *
  *     kcheck [--seed N] [--shapes N] [--kernel NAME]    compare; N shapes for each of 64 (M,K)
- *     kcheck --bench [--kernel NAME] [--bits wKaM]      products per cycle
+ *     kcheck --bench [--kernel NAME] [--bits wKaM] [--shape C,SIZE,N,KERNEL,STRIDE,GROUPS]
+ *                                                products per cycle
  */
 #include "bench.h"
 #include "cases.h"
@@ -115,7 +116,7 @@ static int check_all(uint64_t seed, unsigned shapes, const char *only) {
 int main(int argc, char **argv) {
     uint64_t seed = 1;
     unsigned shapes = DEFAULT_SHAPES;
-    const char *kernel = NULL, *bits = NULL;
+    const char *kernel = NULL, *bits = NULL, *shape = NULL;
     bool bench = false;
 
     for (int i = 1; i < argc; i++) {
@@ -131,11 +132,14 @@ int main(int argc, char **argv) {
             kernel = argv[++i];
         else if (strcmp(argv[i], "--bits") == 0 && more)
             bits = argv[++i];
+        else if (strcmp(argv[i], "--shape") == 0 && more)
+            shape = argv[++i];
         else {
-            fprintf(stderr, "usage: kcheck [--seed N] [--shapes N] [--kernel NAME]\n"
-                            "       kcheck --bench [--kernel NAME] [--bits wKaM]\n");
+            fprintf(stderr,
+                    "usage: kcheck [--seed N] [--shapes N] [--kernel NAME]\n"
+                    "       kcheck --bench [--kernel NAME] [--bits wKaM] [--shape SHAPE]\n");
             return 2;
         }
     }
-    return bench ? bench_kernels(kernel, bits) : check_all(seed, shapes, kernel);
+    return bench ? bench_kernels(kernel, bits, shape) : check_all(seed, shapes, kernel);
 }

@@ -248,12 +248,13 @@ static void accumulate(const bb_tile_job *job, loop_args *args, int32_t shift, b
 }
 
 /** Splits the groups of a segment evenly into chunks of at most T. */
-static void split_chunks(const bb_conv_route *route, int64_t *chunks) {
+static void prepare(const bb_conv_route *route, void *memory) {
     const int32_t n = (route->steps + route->schedule - 1) / route->schedule;
+    work *w = memory;
 
     for (int32_t i = 0; i < n; i++)
-        chunks[i] = (int64_t)route->steps * (i + 1) / n - (int64_t)route->steps * i / n;
-    chunks[n] = 0;
+        w->chunks[i] = (int64_t)route->steps * (i + 1) / n - (int64_t)route->steps * i / n;
+    w->chunks[n] = 0;
 }
 
 static void block(const bb_tile_job *job) {
@@ -268,7 +269,6 @@ static void block(const bb_tile_job *job) {
     work *w = job->work;
     bool first = true;
 
-    split_chunks(route, w->chunks);
     for (int32_t pass = 0; pass < passes; pass++)
         for (int32_t part = 0; part < route->parts; part++) {
             loop_args args = {
@@ -345,6 +345,7 @@ static bb_conv_route route_of(const bb_conv_desc *desc) {
         .parts = desc->activation_bits > 4 ? 2 : 1,
         .transform = transform,
         .block = block,
+        .prepare = prepare,
         .depth = depth,
         .schedule = exact[bits],
         .variant = pairs ? 2 : 1,

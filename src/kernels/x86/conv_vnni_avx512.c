@@ -10,7 +10,7 @@
  * Packed block: [segment][step][channels][4 activations] s8, then int32 parity masks.
  */
 #include "kernels/registry.h"
-#include "kernels/x86/avx2.h"
+#include "kernels/x86/avx512.h"
 
 #if BB_ARCH_X86_64
 
@@ -31,10 +31,6 @@ typedef struct loop_args {
 static bool supports(const bb_conv_desc *desc) {
     return desc->max_weight <= 255;
 }
-
-#define BB_ASM_CLOBBERS_512                                                                        \
-    "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25",      \
-        "xmm26", "xmm27", "xmm28", "xmm29", "xmm30", "xmm31"
 
 #define CLEAR2(a, b)                                                                               \
     "vpxord %%zmm" a ", %%zmm" a ", %%zmm" a "\n\tvpxord %%zmm" b ", %%zmm" b ", %%zmm" b "\n\t"

@@ -1,0 +1,509 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * @file conv_lut_avx512.c
+ * Look-up convolution with 64-entry tables: vpermb does six products of 64 virtual rows.
+ *
+ * As conv_lut_avx2.c, but groups have six activations, so a table holds all 64 subset sums of six
+ * codes: at most 6*A', A' the largest code of a part. Bytes hold T = floor(255 / (6*A')) groups,
+ * then they are folded into 16-bit sums in registers: planes (K = 1) as S and H, pairs (K = 2) with
+ * vpmaddubsw [1,2]. 16-bit sums stay below 65536 for 65535 / (6*A') groups (pairs: / (18*A')), then
+ * they are flushed into the 32-bit tile. Codes of 5..8 bits are taken in two parts of ceil(M/2)
+ * bits.
+ *
+ * Tables are large (64 bytes for six codes). Where those of a tile's whole window would not stay in
+ * L1, a few segments are taken at a time for all channels, with the 16-bit sums kept in memory.
+ *
+ * Transformed pixel: 64 bytes for each group, per part. Packed block: [segment][group][vectors of
+ * 64 indices].
+ */
+#include "kernels/registry.h"
+#include "kernels/x86/avx512.h"
+
+#if BB_ARCH_X86_64
+
+#include <string.h>
+
+#define BB_VBMI __attribute__((target("avx2,avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni")))
+
+enum {
+    GROUP = 6,
+    TABLE = 64,
+    BLOCKS = 8,            /**< of 64 channels, in one call */
+    L1_TABLES = 24 * 1024, /**< tables that one pass over the blocks should not exceed */
+    CHUNKS_MAX = 4096
+};
+enum { PLANES = 1, PAIRS = 2 };
+
+typedef struct loop_args {
+    const uint8_t *const *ptr; /* 0 */
+    const uint8_t *weights;    /* 8 */
+    void *sums;                /* 16: in and out */
+    int64_t segments;          /* 24 */
+    const int64_t *chunks;     /* 32: groups of each chunk of a segment, 0 ends */
+    int64_t base;              /* 40: first byte within the segment */
+    const uint8_t *factors;    /* 48: bytes for vpmaddubsw */
+    int64_t twos;              /* 56: chunks of two groups of a segment */
+    int64_t odd;               /* 64: 1 = and one of a single group */
+} loop_args;
+
+/** Kernel scratch. */
+typedef struct work {
+    uint16_t sums[BLOCKS][6][2][32]; /* planes: S and H; pairs: two vectors */
+    int64_t chunks[CHUNKS_MAX + 1], taken[CHUNKS_MAX + 1];
+} work;
+
+/** A part of the window being added to the sums of all blocks of a call. */
+typedef struct sweep {
+    const bb_tile_job *job;
+    loop_args args;
+    size_t offset;  /* packed bytes of a block passed so far */
+    int32_t filled; /* groups in the 16-bit sums */
+    int32_t shift;
+    bool first; /* nothing flushed yet */
+} sweep;
+
+static int32_t part_bits(const bb_conv_desc *desc) {
+    const int32_t m = (int32_t)desc->activation_bits;
+
+    return m > 4 ? (m + 1) / 2 : m;
+}
+
+static bool supports(const bb_conv_desc *desc) {
+    return desc->native && desc->weight_bits <= 2 && bb_segment_length(desc) <= 2 * CHUNKS_MAX;
+}
+
+#define TABLE_OF(p) "vmovdqu64 (%%" p ",%%rax), %%zmm28\n\t"
+#define LOAD(offset, w) "vmovdqa64 " offset "(%%rdx), %%zmm" w "\n\t"
+#define LOOK(index, dst) "vpermb %%zmm28, %%zmm" index ", %%zmm" dst "\n\t"
+#define ADD(src, dst) "vpaddb %%zmm" src ", %%zmm" dst ", %%zmm" dst "\n\t"
+#define RESUME(offset, a) "vmovdqu64 " offset "(%%rcx), %%zmm" a "\n\t"
+#define STORE(offset, a) "vmovdqu64 %%zmm" a ", " offset "(%%rcx)\n\t"
+
+/* Planes: bytes in 0-5, S in 6-11, H in 12-17. */
+#define PLANE_SET(p, a) TABLE_OF(p) LOOK("24", a)
+#define PLANE_ADD(p, a) TABLE_OF(p) LOOK("24", "29") ADD("29", a)
+#define PLANE_FOLD(a, s, h)                                                                        \
+    "vpaddw %%zmm" a ", %%zmm" s ", %%zmm" s "\n\t"                                                \
+    "vpsrlw $8, %%zmm" a ", %%zmm" a "\n\t"                                                        \
+    "vpaddw %%zmm" a ", %%zmm" h ", %%zmm" h "\n\t"
+
+/* Pairs: bytes in 0-11, sums in 12-23. */
+#define PAIR_SET(p, a, b) TABLE_OF(p) LOOK("24", a) LOOK("25", b)
+#define PAIR_ADD(p, a, b) TABLE_OF(p) LOOK("24", "29") LOOK("25", "30") ADD("29", a) ADD("30", b)
+#define PAIR_FOLD(a, s)                                                                            \
+    "vpmaddubsw %%zmm31, %%zmm" a ", %%zmm" a "\n\t"                                               \
+    "vpaddw %%zmm" a ", %%zmm" s ", %%zmm" s "\n\t"
+
+/* The same for a whole chunk of two groups (T = 2, M = 4), one pixel after the other. */
+#define SECOND_OF(p) "vmovdqu64 64(%%" p ",%%rax), %%zmm27\n\t"
+#define LOOK2(index, dst) "vpermb %%zmm27, %%zmm" index ", %%zmm" dst "\n\t"
+#define PLANE_TWO(p, s, h)                                                                         \
+    TABLE_OF(p)                                                                                    \
+    SECOND_OF(p) LOOK("24", "29") LOOK2("25", "30") ADD("29", "30") PLANE_FOLD("30", s, h)
+#define PAIR_TWO(p, s, t)                                                                          \
+    TABLE_OF(p)                                                                                    \
+    SECOND_OF(p) LOOK("24", "29") LOOK2("26", "0") LOOK("25", "30") LOOK2("1", "2") ADD("29", "0") \
+        ADD("30", "2") PAIR_FOLD("0", s) PAIR_FOLD("2", t)
+
+#define BEGIN(resume)                                                                              \
+    "movq (%0), %%rsi\n\tmovq 8(%0), %%rdx\n\tmovq 48(%0), %%rcx\n\t"                              \
+    "vmovdqu64 (%%rcx), %%zmm31\n\tmovq 16(%0), %%rcx\n\t" resume "movq 24(%0), %%r14\n"           \
+    "1:\n\t" BB_ASM_POINTERS "movq 40(%0), %%rax\n\t"
+#define NEXT(step_bytes) "addq $" step_bytes ", %%rdx\n\taddq $64, %%rax\n\t"
+#define END(store)                                                                                 \
+    "decq %%r14\n\tjnz 1b\n\tmovq 16(%0), %%rcx\n\t" store "vzeroupper\n\t" : : "D"(args)          \
+        : BB_ASM_CLOBBERS, BB_ASM_CLOBBERS_512
+
+/* Segments of chunks of groups; the first group of a chunk sets, the others add. */
+#define CHUNKED(resume, load, set, add, step_bytes, fold, store)                                   \
+    __asm__ volatile(                                                                              \
+        BEGIN(resume) "movq 32(%0), %%rbx\n"                                                       \
+                      "2:\n\tmovq (%%rbx), %%rcx\n\taddq $8, %%rbx\n\t" load set NEXT(             \
+                          step_bytes) "decq %%rcx\n\tjz 4f\n\t"                                    \
+                                      ".p2align 4\n"                                               \
+                                      "3:\n\t" load add NEXT(                                      \
+                                          step_bytes) "decq %%rcx\n\tjnz 3b\n"                     \
+                                                      "4:\n\t" fold                                \
+                                                      "cmpq $0, (%%rbx)\n\tjne 2b\n\t" END(store))
+
+/* Segments of chunks of two groups, and a last single one where their number is odd. */
+#define PAIRED(resume, load2, two, load, set, step_bytes, fold, store)                             \
+    __asm__ volatile(                                                                              \
+        BEGIN(resume) "movq 56(%0), %%rcx\n\ttestq %%rcx, %%rcx\n\tjz 3f\n\t"                      \
+                      ".p2align 4\n"                                                               \
+                      "2:\n\t" load2 two NEXT(step_bytes)                                          \
+                          NEXT(step_bytes) "decq %%rcx\n\tjnz 2b\n"                                \
+                                           "3:\n\tcmpq $0, 64(%0)\n\tje 4f\n\t" load set NEXT(     \
+                                               step_bytes) fold "4:\n\t" END(store))
+
+#define PLANES_SETS                                                                                \
+    PLANE_SET("r8", "0")                                                                           \
+    PLANE_SET("r9", "1") PLANE_SET("r10", "2") PLANE_SET("r11", "3") PLANE_SET("r12", "4")         \
+        PLANE_SET("r13", "5")
+#define PLANES_FOLDS                                                                               \
+    PLANE_FOLD("0", "6", "12")                                                                     \
+    PLANE_FOLD("1", "7", "13") PLANE_FOLD("2", "8", "14") PLANE_FOLD("3", "9", "15")               \
+        PLANE_FOLD("4", "10", "16") PLANE_FOLD("5", "11", "17")
+#define PLANES_SUMS(move)                                                                          \
+    move("0", "6") move("64", "12") move("128", "7") move("192", "13") move("256", "8")            \
+        move("320", "14") move("384", "9") move("448", "15") move("512", "10") move("576", "16")   \
+            move("640", "11") move("704", "17")
+
+BB_VBMI static void loop_planes(const loop_args *args) {
+    CHUNKED(PLANES_SUMS(RESUME), LOAD("0", "24"), PLANES_SETS,
+            PLANE_ADD("r8", "0") PLANE_ADD("r9", "1") PLANE_ADD("r10", "2") PLANE_ADD("r11", "3")
+                PLANE_ADD("r12", "4") PLANE_ADD("r13", "5"),
+            "64", PLANES_FOLDS, PLANES_SUMS(STORE));
+}
+
+BB_VBMI static void loop_planes_twos(const loop_args *args) {
+    PAIRED(PLANES_SUMS(RESUME), LOAD("0", "24") LOAD("64", "25"),
+           PLANE_TWO("r8", "6", "12") PLANE_TWO("r9", "7", "13") PLANE_TWO("r10", "8", "14")
+               PLANE_TWO("r11", "9", "15") PLANE_TWO("r12", "10", "16")
+                   PLANE_TWO("r13", "11", "17"),
+           LOAD("0", "24"), PLANES_SETS, "64", PLANES_FOLDS, PLANES_SUMS(STORE));
+}
+
+#define PAIRS_SETS                                                                                 \
+    PAIR_SET("r8", "0", "1")                                                                       \
+    PAIR_SET("r9", "2", "3") PAIR_SET("r10", "4", "5") PAIR_SET("r11", "6", "7")                   \
+        PAIR_SET("r12", "8", "9") PAIR_SET("r13", "10", "11")
+#define PAIRS_FOLDS                                                                                \
+    PAIR_FOLD("0", "12")                                                                           \
+    PAIR_FOLD("1", "13") PAIR_FOLD("2", "14") PAIR_FOLD("3", "15") PAIR_FOLD("4", "16")            \
+        PAIR_FOLD("5", "17") PAIR_FOLD("6", "18") PAIR_FOLD("7", "19") PAIR_FOLD("8", "20")        \
+            PAIR_FOLD("9", "21") PAIR_FOLD("10", "22") PAIR_FOLD("11", "23")
+#define PAIRS_SUMS(move)                                                                           \
+    move("0", "12") move("64", "13") move("128", "14") move("192", "15") move("256", "16")         \
+        move("320", "17") move("384", "18") move("448", "19") move("512", "20") move("576", "21")  \
+            move("640", "22") move("704", "23")
+
+BB_VBMI static void loop_pairs(const loop_args *args) {
+    CHUNKED(PAIRS_SUMS(RESUME), LOAD("0", "24") LOAD("64", "25"), PAIRS_SETS,
+            PAIR_ADD("r8", "0", "1") PAIR_ADD("r9", "2", "3") PAIR_ADD("r10", "4", "5")
+                PAIR_ADD("r11", "6", "7") PAIR_ADD("r12", "8", "9") PAIR_ADD("r13", "10", "11"),
+            "128", PAIRS_FOLDS, PAIRS_SUMS(STORE));
+}
+
+BB_VBMI static void loop_pairs_twos(const loop_args *args) {
+    PAIRED(PAIRS_SUMS(RESUME), LOAD("0", "24") LOAD("64", "25") LOAD("128", "26") LOAD("192", "1"),
+           PAIR_TWO("r8", "12", "13") PAIR_TWO("r9", "14", "15") PAIR_TWO("r10", "16", "17")
+               PAIR_TWO("r11", "18", "19") PAIR_TWO("r12", "20", "21") PAIR_TWO("r13", "22", "23"),
+           LOAD("0", "24") LOAD("64", "25"), PAIRS_SETS, "128", PAIRS_FOLDS, PAIRS_SUMS(STORE));
+}
+
+static const uint8_t pair_factors[64] = {
+    1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2,
+    1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2};
+/** acc[0..31]: (acc or start) + (16-bit sums << shift). */
+BB_VBMI static inline void add_sums(int32_t *acc, __m512i sums, __m128i shift, bool first,
+                                    __m512i start) {
+    __m512i lo = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(sums));
+    __m512i hi = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(sums, 1));
+
+    lo = _mm512_sll_epi32(lo, shift);
+    hi = _mm512_sll_epi32(hi, shift);
+    _mm512_storeu_si512(acc, _mm512_add_epi32(lo, first ? start : _mm512_loadu_si512(acc)));
+    _mm512_storeu_si512(acc + 16,
+                        _mm512_add_epi32(hi, first ? start : _mm512_loadu_si512(acc + 16)));
+}
+
+/** Moves the 16-bit sums of one block into its tile; the first time it starts from -W*sum(u). */
+BB_VBMI static void flush_block(const sweep *s, int32_t b) {
+    const bb_tile_job *job = s->job;
+    work *w = job->work;
+    const __m128i by = _mm_cvtsi32_si128(s->shift);
+    int32_t *tile = job->acc + (ptrdiff_t)b * BB_TILE_PIXELS_MAX * BB_TILE_STRIDE;
+
+    for (int32_t p = 0; p < job->n_pixels; p++) {
+        const __m512i start = _mm512_set1_epi32(-job->route->extra * job->sums[p]);
+        int32_t *acc = tile + (ptrdiff_t)p * BB_TILE_STRIDE;
+        __m512i lo = _mm512_loadu_si512(w->sums[b][p][0]);
+        const __m512i hi = _mm512_loadu_si512(w->sums[b][p][1]);
+
+        if (job->route->variant == PLANES)
+            lo = _mm512_sub_epi16(lo, _mm512_slli_epi16(hi, 8));
+        add_sums(acc, lo, by, s->first, start);
+        add_sums(acc + 32, hi, by, s->first, start);
+    }
+}
+
+/** Empties the 16-bit sums of all blocks into the tiles. */
+static void flush(sweep *s) {
+    work *w = s->job->work;
+
+    for (int32_t b = 0; b < s->job->n_blocks; b++)
+        flush_block(s, b);
+    memset(w->sums, 0, (size_t)s->job->n_blocks * sizeof(w->sums[0]));
+    s->first = false;
+    s->filled = 0;
+}
+
+static void loop(const bb_conv_route *route, const loop_args *args) {
+    const bool twos = route->schedule == 2 && args->segments > 0 && !args->chunks;
+
+    if (route->variant == PAIRS)
+        (twos ? loop_pairs_twos : loop_pairs)(args);
+    else
+        (twos ? loop_planes_twos : loop_planes)(args);
+}
+
+/** Groups that 16-bit sums hold. */
+static int32_t exact_groups(const bb_conv_route *route) {
+    return 65535 / (route->top * GROUP * (route->variant == PAIRS ? 3 : 1));
+}
+
+static size_t step_bytes(const bb_conv_route *route) {
+    return (size_t)TABLE * (size_t)route->variant;
+}
+
+/** Adds what args describe, `groups` in all, to the sums of every block. */
+static void add_groups(sweep *s, int32_t groups) {
+    const bb_conv_route *route = s->job->route;
+    work *w = s->job->work;
+
+    if (s->filled + groups > exact_groups(route))
+        flush(s);
+    for (int32_t b = 0; b < s->job->n_blocks; b++) {
+        s->args.weights = s->job->weights + (size_t)b * route->block_bytes + s->offset;
+        s->args.sums = w->sums[b];
+        loop(route, &s->args);
+    }
+    s->filled += groups;
+    s->offset += (size_t)groups * step_bytes(route);
+}
+
+/** Chunks that stay within limit groups, zero-terminated; returns how many. */
+static size_t take_chunks(const int64_t *chunk, int32_t limit, int64_t *taken, int32_t *groups) {
+    size_t n = 0;
+
+    for (*groups = 0; chunk[n] && *groups + chunk[n] <= limit; n++) {
+        taken[n] = chunk[n];
+        *groups += (int32_t)chunk[n];
+    }
+    taken[n] = 0;
+    return n;
+}
+
+/** A segment longer than 16-bit sums hold, piece by piece. */
+static void add_long_segment(sweep *s) {
+    const bb_conv_route *route = s->job->route;
+    const int64_t base = s->args.base;
+    work *w = s->job->work;
+    const int64_t *chunk = w->chunks;
+    int32_t groups;
+
+    s->args.chunks = w->taken;
+    for (; *chunk; s->args.base += (int64_t)groups * TABLE) {
+        chunk += take_chunks(chunk, exact_groups(route), w->taken, &groups);
+        add_groups(s, groups);
+    }
+    s->args.base = base;
+}
+
+/** One part of the codes over the whole window, a few segments at a time. */
+static void add_part(sweep *s) {
+    const bb_conv_route *route = s->job->route;
+    const work *w = s->job->work;
+
+    for (int32_t i = 0; i < route->segments; i += (int32_t)s->args.segments) {
+        const int32_t left = route->segments - i;
+
+        s->args.segments = left < route->call_segments ? left : route->call_segments;
+        if (route->steps > exact_groups(route)) {
+            add_long_segment(s);
+        } else {
+            s->args.chunks = route->schedule == 2 ? NULL : w->chunks;
+            add_groups(s, (int32_t)s->args.segments * route->steps);
+        }
+        s->args.ptr += s->args.segments * route->pixels;
+    }
+}
+
+static void block(const bb_tile_job *job) {
+    const bb_conv_route *route = job->route;
+    work *w = job->work;
+    sweep s = {.job = job, .first = true};
+
+    memset(w->sums, 0, (size_t)job->n_blocks * sizeof(w->sums[0]));
+    for (int32_t part = 0; part < route->parts; part++) {
+        s.args = (loop_args){
+            .ptr = job->ptr,
+            .base = (int64_t)part * (int64_t)job->part_bytes,
+            .factors = pair_factors,
+            .twos = route->steps / 2,
+            .odd = route->steps % 2,
+        };
+        s.offset = 0;
+        s.shift = 1 + part * route->part_bits;
+        add_part(&s);
+        flush(&s);
+    }
+}
+
+/** Splits the groups of a segment evenly into chunks of at most T. */
+static void prepare(const bb_conv_route *route, void *memory) {
+    const int32_t n = (route->steps + route->schedule - 1) / route->schedule;
+    work *w = memory;
+
+    for (int32_t i = 0; i < n; i++)
+        w->chunks[i] = (int64_t)route->steps * (i + 1) / n - (int64_t)route->steps * i / n;
+    w->chunks[n] = 0;
+}
+
+/** Constant operands of the table builder. */
+typedef struct table_shuffles {
+    __m512i triple[3];       /* code j of each of 8 triples, 8 times */
+    __mmask64 in_subset[3];  /* entries whose subset has code j */
+    __m512i low[4], high[4]; /* the two triples' entries for each table */
+} table_shuffles;
+
+BB_VBMI static void make_shuffles(table_shuffles *s) {
+    uint8_t bytes[64];
+
+    for (int j = 0; j < 3; j++) {
+        for (int i = 0; i < 64; i++)
+            bytes[i] = (uint8_t)(i / 8 * 3 + j);
+        s->triple[j] = _mm512_loadu_si512(bytes);
+    }
+    s->in_subset[0] = 0xaaaaaaaaaaaaaaaau;
+    s->in_subset[1] = 0xccccccccccccccccu;
+    s->in_subset[2] = 0xf0f0f0f0f0f0f0f0u;
+    for (int g = 0; g < 4; g++) {
+        for (int i = 0; i < 64; i++)
+            bytes[i] = (uint8_t)(16 * g + i % 8);
+        s->low[g] = _mm512_loadu_si512(bytes);
+        for (int i = 0; i < 64; i++)
+            bytes[i] = (uint8_t)(16 * g + 8 + i / 8);
+        s->high[g] = _mm512_loadu_si512(bytes);
+    }
+}
+
+/** n <= 4 tables of six codes each. Codes past the depth only matter to indices never used. */
+BB_VBMI static inline void make_tables(const table_shuffles *s, __m256i codes, int32_t n,
+                                       uint8_t *dst) {
+    const __m512i u = _mm512_castsi256_si512(codes);
+    const __m512i triples = _mm512_add_epi8(
+        _mm512_maskz_permutexvar_epi8(s->in_subset[0], s->triple[0], u),
+        _mm512_add_epi8(_mm512_maskz_permutexvar_epi8(s->in_subset[1], s->triple[1], u),
+                        _mm512_maskz_permutexvar_epi8(s->in_subset[2], s->triple[2], u)));
+
+    for (int32_t g = 0; g < n; g++)
+        _mm512_storeu_si512(dst + (ptrdiff_t)g * TABLE,
+                            _mm512_add_epi8(_mm512_permutexvar_epi8(s->low[g], triples),
+                                            _mm512_permutexvar_epi8(s->high[g], triples)));
+}
+
+BB_VBMI static void transform(const bb_conv_desc *desc, const uint8_t *codes, int32_t n,
+                              uint8_t *dst, size_t part_bytes, int32_t *sums) {
+    const int32_t depth = desc->in_channels / desc->groups, tables = (depth + GROUP - 1) / GROUP;
+    const int32_t bits = part_bits(desc);
+    const bool two_parts = bits < (int32_t)desc->activation_bits;
+    const __m256i low = _mm256_set1_epi8((char)((1 << bits) - 1));
+    const __m128i shift = _mm_cvtsi32_si128(bits);
+    table_shuffles s;
+
+    make_shuffles(&s);
+    bb_sum_pixels_avx2(desc, codes, n, sums);
+    for (int32_t i = 0; i < n * desc->groups; i++, codes += depth) {
+        for (int32_t t = 0; t < tables; t += 4) {
+            const __m256i u = _mm256_loadu_si256((const __m256i *)(codes + (ptrdiff_t)t * GROUP));
+            const int32_t count = tables - t < 4 ? tables - t : 4;
+            uint8_t *out = dst + (ptrdiff_t)t * TABLE;
+
+            make_tables(&s, _mm256_and_si256(u, low), count, out);
+            if (two_parts)
+                make_tables(&s, _mm256_and_si256(_mm256_srl_epi16(u, shift), low), count,
+                            out + part_bytes);
+        }
+        dst += (ptrdiff_t)tables * TABLE;
+    }
+}
+
+/** Segments whose tables a tile finds in L1 again for every block, within the 16-bit limit. */
+static int32_t segments_per_call(const bb_conv_desc *desc, const bb_conv_route *route) {
+    const int32_t columns = 5 * desc->stride[1] + (bb_route_merged(desc) ? desc->kernel[1] : 1);
+    const size_t bytes = (size_t)columns * route->group_bytes;
+    const int32_t exact = exact_groups(route) / route->steps;
+    int32_t n = (int32_t)(L1_TABLES / bytes);
+
+    n = n > exact ? exact : n;
+    n = n > route->segments ? route->segments : n;
+    return n < 1 ? 1 : n;
+}
+
+static bb_conv_route route_of(const bb_conv_desc *desc) {
+    const int32_t depth = desc->in_channels / desc->groups, bits = part_bits(desc);
+    const int32_t blocks =
+        (desc->out_channels / desc->groups + BB_TILE_STRIDE - 1) / BB_TILE_STRIDE;
+    bb_conv_route route = {
+        .pixels = 6,
+        .block_channels = BB_TILE_STRIDE,
+        .call_blocks = blocks < BLOCKS ? blocks : BLOCKS,
+        .group_bytes = (size_t)((depth + GROUP - 1) / GROUP) * TABLE,
+        .work_bytes = sizeof(work),
+        .wants_sums = true,
+        .parts = bits < (int32_t)desc->activation_bits ? 2 : 1,
+        .transform = transform,
+        .block = block,
+        .prepare = prepare,
+        .depth = depth,
+        .variant = (int32_t)desc->weight_bits,
+        .part_bits = bits,
+        .top = (1 << bits) - 1,
+        .extra = (1 << desc->weight_bits) - 1,
+    };
+
+    route.schedule = 255 / (GROUP * route.top);
+    bb_route_segments(desc, &route);
+    route.steps = (int32_t)(route.segment_bytes / TABLE);
+    route.call_segments = segments_per_call(desc, &route);
+    route.block_bytes = (size_t)route.segments * (size_t)route.steps * step_bytes(&route);
+    return route;
+}
+
+static double cost(const bb_conv_desc *desc) {
+    const bb_conv_route route = route_of(desc);
+    const double pixels = (double)desc->out_height * desc->out_width;
+    const double tiles = (double)(int64_t)((pixels + 5) / 6);
+    const double blocks = (double)desc->groups * ((desc->out_channels / desc->groups + 63) / 64);
+    const double steps = (double)route.segments * route.steps;
+    const double input = (double)desc->in_height * desc->in_width * desc->in_channels;
+    const double step = route.variant == PLANES ? 4.3 : 7.5;
+    const double fold = (route.variant == PLANES ? 6.0 : 8.0) / route.schedule;
+
+    return tiles * (blocks * route.parts * (steps * (step + fold) + 100) + 15 * route.segments) +
+           0.4 * route.parts * input;
+}
+
+static void put(const bb_conv_route *route, uint8_t *dst, int32_t lane, int32_t segment,
+                const int16_t *weights, int32_t n) {
+    const size_t step = step_bytes(route);
+    const int32_t tap_groups = (int32_t)(route->group_bytes / TABLE), planes = route->variant;
+    /* Planes: channels i and i+32 share a 16-bit lane. Else the planes of a channel do. */
+    const int32_t row = planes == PLANES ? lane % 32 * 2 + lane / 32 : lane * planes;
+
+    dst += (size_t)segment * (size_t)route->steps * step + (size_t)row;
+    for (int32_t i = 0; i < n; i++) {
+        const int32_t d = i % route->depth;
+        const size_t group = (size_t)(i / route->depth * tap_groups + d / GROUP);
+        const int32_t v = (weights[i] + route->extra) / 2;
+
+        for (int32_t k = 0; k < planes; k++)
+            dst[group * step + (size_t)k] |= (uint8_t)((v >> k & 1) << (d % GROUP));
+    }
+}
+
+BB_WALK_FUNCTIONS(route_of, put)
+
+const bb_conv_kernel bb_conv_lut_avx512 = {.name = "conv_lut_avx512",
+                                           .cpu = BB_CPU_AVX2 | BB_CPU_AVX512 | BB_CPU_AVX512_VNNI |
+                                                  BB_CPU_AVX512_VBMI,
+                                           .supports = supports,
+                                           .cost = cost,
+                                           .packed_size = packed_size,
+                                           .pack = pack,
+                                           .scratch_size = scratch_size,
+                                           .run = run};
+
+#endif
