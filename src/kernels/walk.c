@@ -268,59 +268,93 @@ static void fetch_strip(walk *w, int32_t y0, int32_t y1) {
                           &w->row_sums[i]);
 }
 
+/** column_sums[x] = sums over the window's rows of column x. */
+static void sum_columns(walk *w, const int32_t *const *rows, int32_t group) {
+    const size_t groups = (size_t)w->groups, columns = (size_t)w->columns;
+    int32_t *out = w->column_sums;
+
+    memset(out, 0, sizeof(*out) * columns);
+    for (int32_t ky = 0; ky < w->desc->kernel[0]; ky++) {
+        const int32_t *row = rows[ky] + group;
+
+        if (groups == 1)
+            for (size_t x = 0; x < columns; x++)
+                out[x] += row[x];
+        else
+            for (size_t x = 0; x < columns; x++)
+                out[x] += row[x * groups];
+    }
+}
+
 /** Sums of all codes under the window, for every pixel of the strip: rows first, then taps. */
 static void sum_windows(walk *w, int32_t n_rows, int32_t group) {
     const bb_conv_desc *desc = w->desc;
-    const size_t groups = (size_t)w->groups, kh = (size_t)desc->kernel[0];
+    const size_t stride = (size_t)desc->stride[1], width = (size_t)desc->out_width;
     int32_t *out = w->window_sums;
 
-    for (int32_t y = 0; y < n_rows; y++) {
-        const int32_t *const *rows = w->row_sums + (size_t)y * kh;
+    memset(out, 0, sizeof(*out) * ((size_t)n_rows * width + BB_TILE_PIXELS_MAX));
+    for (int32_t y = 0; y < n_rows; y++, out += width) {
+        sum_columns(w, w->row_sums + (size_t)y * (size_t)desc->kernel[0], group);
+        for (int32_t kx = 0; kx < desc->kernel[1]; kx++) {
+            const int32_t *column = w->column_sums + (ptrdiff_t)kx * desc->dilation[1];
 
-        memset(w->column_sums, 0, sizeof(int32_t) * (size_t)w->columns);
-        for (size_t ky = 0; ky < kh; ky++)
-            for (size_t x = 0; x < (size_t)w->columns; x++)
-                w->column_sums[x] += rows[ky][x * groups + (size_t)group];
-        for (int32_t x = 0; x < desc->out_width; x++) {
-            const int32_t *column = w->column_sums + (ptrdiff_t)x * desc->stride[1];
-            int32_t sum = 0;
-
-            for (int32_t kx = 0; kx < desc->kernel[1]; kx++)
-                sum += column[(ptrdiff_t)kx * desc->dilation[1]];
-            *out++ = sum;
+            if (stride == 1)
+                for (size_t x = 0; x < width; x++)
+                    out[x] += column[x];
+            else
+                for (size_t x = 0; x < width; x++)
+                    out[x] += column[x * stride];
         }
     }
-    for (int32_t i = 0; i < BB_TILE_PIXELS_MAX; i++)
-        out[i] = 0;
 }
 
-/** Pointers of one pixel: ptr[segment * pixels]. */
-static void point_pixel(const walk *w, int32_t q, int32_t group, const uint8_t **ptr) {
-    const bb_conv_desc *desc = w->desc;
-    const int32_t per_row = w->route->segments / desc->kernel[0];
-    const int32_t y = q / desc->out_width, x = q % desc->out_width;
-    const size_t begin = (size_t)x * (size_t)desc->stride[1] * w->pixel_bytes +
-                         (size_t)group * w->route->group_bytes;
-    const size_t tap = (size_t)desc->dilation[1] * w->pixel_bytes;
+/** Pointers of one pixel whose window begins at byte `begin` of the rows: ptr[segment * pixels]. */
+static void point_pixel(const walk *w, const uint8_t *const *rows, size_t begin,
+                        const uint8_t **ptr) {
+    const int32_t per_row = w->route->segments / w->desc->kernel[0];
+    const size_t tap = (size_t)w->desc->dilation[1] * w->pixel_bytes;
+    const ptrdiff_t pixels = w->route->pixels;
 
-    for (int32_t ky = 0; ky < desc->kernel[0]; ky++) {
-        const uint8_t *row = w->rows[y * desc->kernel[0] + ky] + begin;
+    for (int32_t ky = 0; ky < w->desc->kernel[0]; ky++) {
+        const uint8_t *at = rows[ky] + begin;
 
-        for (int32_t i = 0; i < per_row; i++, ptr += w->route->pixels)
-            *ptr = row + (size_t)i * tap;
+        for (int32_t i = 0; i < per_row; i++, at += tap, ptr += pixels)
+            *ptr = at;
     }
 }
 
-/** All pointers of a strip: [tile][segment][pixel]; the last tile repeats its last pixel. */
-static void point_strip(walk *w, int32_t n_pixels, int32_t group) {
+/** Repeats the last pixel's pointers to the end of its tile. */
+static void fill_tile(const walk *w, const uint8_t **tile, int32_t used) {
     const int32_t pixels = w->route->pixels;
-    const size_t tile = (size_t)w->route->segments * (size_t)pixels;
-    const int32_t tiles = div_up(n_pixels, pixels);
 
-    for (int32_t t = 0; t < tiles; t++)
-        for (int32_t p = 0; p < pixels; p++)
-            point_pixel(w, min32(t * pixels + p, n_pixels - 1), group,
-                        w->ptr + (size_t)t * tile + p);
+    for (int32_t s = 0; s < w->route->segments; s++, tile += pixels)
+        for (int32_t p = used; p < pixels; p++)
+            tile[p] = tile[used - 1];
+}
+
+/** All pointers of a strip: [tile][segment][pixel]. */
+static void point_strip(walk *w, int32_t n_rows, int32_t group) {
+    const bb_conv_desc *desc = w->desc;
+    const int32_t pixels = w->route->pixels;
+    const size_t step = (size_t)desc->stride[1] * w->pixel_bytes;
+    const size_t tile_pointers = (size_t)w->route->segments * (size_t)pixels;
+    const uint8_t **tile = w->ptr;
+    int32_t p = 0;
+
+    for (int32_t y = 0; y < n_rows; y++) {
+        const uint8_t *const *rows = w->rows + (size_t)y * (size_t)desc->kernel[0];
+        size_t begin = (size_t)group * w->route->group_bytes;
+
+        for (int32_t x = 0; x < desc->out_width; x++, begin += step) {
+            point_pixel(w, rows, begin, tile + p);
+            if (++p == pixels) {
+                tile += tile_pointers;
+                p = 0;
+            }
+        }
+    }
+    if (p > 0)
+        fill_tile(w, tile, p);
 }
 
 /** Hands a tile to the epilogue, cut where it crosses output rows. */
@@ -433,7 +467,7 @@ void bb_walk_run(const bb_conv_desc *desc, const bb_conv_route *route, const voi
 
         fetch_strip(&w, y, end);
         for (int32_t g = 0; g < w.groups; g++) {
-            point_strip(&w, (end - y) * desc->out_width, g);
+            point_strip(&w, end - y, g);
             if (route->wants_sums)
                 sum_windows(&w, end - y, g);
             run_group(&w, y, (end - y) * desc->out_width, g);
