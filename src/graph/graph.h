@@ -104,6 +104,9 @@ struct bb_graph {
 };
 
 bb_graph *bb_graph_create(void);
+/** A copy that passes may rewrite. Names and the elements of constants are shared with `graph`,
+ *  which must outlive it. NULL when out of memory. */
+bb_graph *bb_graph_clone(const bb_graph *graph);
 
 /* Building. All return an index, or -1 when out of memory. Names are copied. Adding moves the
  * arrays: pointers into graph->values and graph->nodes end with the next call. */

@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * @file quantizer.h
+ * The state of one bb_quantize call and the stages that fill it, in this order: assign (bits and
+ * grids wanted), calibrate (one float pass), then block by block in topological order: solve the
+ * weights against what the blocks before really produce, and simulate the block.
+ */
+#ifndef BB_QUANTIZE_QUANTIZER_H
+#define BB_QUANTIZE_QUANTIZER_H
+
+#include "base/pool.h"
+#include "bitbranch/quantize.h"
+#include "lower/lower.h"
+#include "nn/executor.h"
+#include "quantize/histogram.h"
+#include "quantize/solve.h"
+
+enum { BB_QUANTIZE_MAX_PROFILES = BB_SOLVE_MAX_PROFILES };
+
+/** Values joined by code-preserving blocks: they share bits, steps and zero points. */
+typedef struct bb_value_class {
+    int n;                       /**< grids wanted by the readers */
+    uint8_t *bits[BB_MAX_GRIDS]; /**< [n_profiles] each */
+    float lo, hi;                /**< what the activations that make these values clamp to */
+    bool fixed;                  /**< the graph's input on a grid that is given */
+    bb_histogram *seen;          /**< of all values that readers read */
+} bb_value_class;
+
+/** What calibration keeps of one CONV block. */
+typedef struct bb_target {
+    bb_conv_shape shape;
+    size_t pixels;  /**< output positions of one image */
+    size_t samples; /**< of these, per image */
+    float *y;       /**< [images][samples][rows*groups]: float results before the activation */
+} bb_target;
+
+/** Activations of one value in one profile, for all simulated images. */
+typedef struct bb_stored {
+    int n;                     /**< grids; 0 with `real` NULL: not stored */
+    void *codes[BB_MAX_GRIDS]; /**< [images][elements], 1 byte up to 8 bits, else 2 */
+    float *real;               /**< where the value is float */
+} bb_stored;
+
+typedef struct bb_quantizer {
+    const bb_quantize_options *options;
+    bb_graph *graph; /**< prepared private copy */
+    bb_block_plan plan;
+    bb_arena *arena;
+    bb_pool *pool;
+    size_t threads;
+    bb_calibration_fn calibration;
+    void *user;
+    size_t count;  /**< calibration images */
+    size_t images; /**< of these, simulated */
+    size_t n_profiles;
+
+    bb_bits *bits;  /**< [plan.n][n_profiles]; 0/0 where not CONV */
+    int *class_of;  /**< [n_values], -1: a constant or a value within a block */
+    bool *observed; /**< [n_values]: goes into its class's histogram */
+    bb_value_class *classes;
+    size_t n_classes;
+    int *block_of;              /**< [n_values]: block that makes it, or -1 */
+    int *last_reader;           /**< [n_values]: last block that reads it, or -1 */
+    bool *simulated;            /**< [plan.n]: some CONV block depends on it */
+    bb_target *targets;         /**< [plan.n]; used where CONV */
+    bb_block_codes *codes;      /**< [plan.n] */
+    bb_profile_quant *profiles; /**< [n_profiles] */
+    bb_stored *stored;          /**< [n_profiles][n_values] */
+    float *sqnr;                /**< [plan.n], first profile */
+    size_t steps, steps_done;   /**< for progress */
+} bb_quantizer;
+
+/* ---- assign.c: decisions that need no data ------------------------------------------------------
+ */
+
+bb_status bb_quantize_assign(bb_quantizer *q, bb_error *err);
+static inline bb_bits bb_quantize_bits(const bb_quantizer *q, size_t block, size_t profile) {
+    return q->bits[block * q->n_profiles + profile];
+}
+/** Elements of a value for one image. */
+size_t bb_quantize_elements(const bb_quantizer *q, int value);
+/** True for the input of raw pixels, whose mean and std go into the first layer. */
+bool bb_quantize_is_pixels(const bb_quantizer *q, int value);
+
+/* ---- calibrate.c: the float pass
+ * ----------------------------------------------------------------- */
+
+/** Fills histograms, grids, targets, and the stored codes of the graph's input. */
+bb_status bb_quantize_calibrate(bb_quantizer *q, bb_error *err);
+/** Output position of sample k of an image in a block; seeded, spread over the image. */
+size_t bb_quantize_position(const bb_quantizer *q, size_t block, size_t image, size_t k);
+
+/* ---- store.c: activations of the simulated network
+ * ------------------------------------------------ */
+
+static inline bb_stored *bb_quantize_stored(const bb_quantizer *q, size_t profile, int value) {
+    return &q->stored[profile * q->graph->n_values + (size_t)value];
+}
+bb_status bb_store_create(bb_quantizer *q, size_t profile, int value, bb_error *err);
+void bb_store_free(bb_quantizer *q, size_t profile, int value);
+/** Real values of one image, as float layers take them: normalised where the value is pixels. */
+void bb_store_read(const bb_quantizer *q, size_t profile, int value, int grid, size_t image,
+                   float *x);
+/** Rounds one image to all grids of the value, or keeps it where it is float. */
+void bb_store_write(const bb_quantizer *q, size_t profile, int value, size_t image, const float *x);
+/** Codes of one grid as floats, and back. */
+void bb_store_read_codes(const bb_quantizer *q, size_t profile, int value, int grid, size_t image,
+                         float *u);
+void bb_store_write_codes(const bb_quantizer *q, size_t profile, int value, int grid, size_t image,
+                          const float *u);
+
+/* ---- subgraph.c: one block as a graph of its own
+ * -------------------------------------------------- */
+
+/** The block's nodes with its inputs (n_in of them) as graph inputs. */
+bb_status bb_subgraph_of_block(const bb_quantizer *q, const bb_block *block, bb_graph **graph,
+                               bb_error *err);
+/** The block's Conv or Gemm alone, without bias, with other weights (in model order; copied). */
+bb_status bb_subgraph_of_conv(const bb_quantizer *q, size_t block, const float *weights,
+                              bb_graph **graph, bb_error *err);
+/** columns[j] = position, in the data a Gemm reads, of column j in model order; NULL where both
+ *  orders are the same. Release with bb_free. */
+bb_status bb_subgraph_columns(const bb_quantizer *q, const bb_block *block, uint32_t **columns,
+                              bb_error *err);
+
+/** One executor per worker for the same graph. */
+typedef struct bb_runners {
+    size_t n;
+    bb_executor **executors;
+} bb_runners;
+bb_status bb_runners_create(bb_runners *runners, const bb_graph *graph, const int *tapped,
+                            size_t n_tapped, size_t n, bb_error *err);
+void bb_runners_destroy(bb_runners *runners);
+
+/* ---- layer.c, simulate.c: one block
+ * ---------------------------------------------------------------- */
+
+/** Solves a CONV block in all profiles. */
+bb_status bb_quantize_layer(bb_quantizer *q, size_t block, bb_error *err);
+/** Computes a block's stored output from its stored inputs in one profile. */
+bb_status bb_quantize_simulate(bb_quantizer *q, size_t block, size_t profile, bb_error *err);
+
+/* ---- report.c
+ * --------------------------------------------------------------------------------------- */
+
+bb_status bb_quantize_fill_report(const bb_quantizer *q, bb_quantize_report *report, bb_error *err);
+
+/** Tells the caller how far the work is; CANCELLED where it wants no more. */
+bb_status bb_quantize_progress(bb_quantizer *q, const char *stage, size_t done, size_t total,
+                               bb_error *err);
+
+#endif
