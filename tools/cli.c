@@ -131,6 +131,11 @@ static bool parse_option(const cli_spec *spec, int argc, char **argv, int *i) {
     return store(spec, o, value);
 }
 
+/* "-0.5" is an argument, not options -0 and so on. */
+static bool is_number(const char *arg) {
+    return arg[1] == '.' || (arg[1] >= '0' && arg[1] <= '9');
+}
+
 bool cli_parse(const cli_spec *spec, int argc, char **argv, cli_args *args) {
     *args = (cli_args){0};
     bool options_end = false;
@@ -143,7 +148,7 @@ bool cli_parse(const cli_spec *spec, int argc, char **argv, cli_args *args) {
         }
         if (!options_end && strcmp(arg, "--") == 0) {
             options_end = true;
-        } else if (!options_end && arg[0] == '-' && arg[1] != '\0') {
+        } else if (!options_end && arg[0] == '-' && arg[1] != '\0' && !is_number(arg)) {
             if (!parse_option(spec, argc, argv, &i))
                 return false;
         } else if (args->n == spec->max_positional || args->n == CLI_POSITIONAL_MAX) {

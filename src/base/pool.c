@@ -9,19 +9,39 @@ typedef struct worker {
     pthread_t thread;
 } worker;
 
+/*
+ * A job is published by `generation`, its end by `running`. Both sides first watch the other's
+ * counter for a short while, because layers of a network follow one another within microseconds
+ * and waking a sleeping thread takes longer than many of them. Whoever goes to sleep says so
+ * before it looks at the counter a last time, and whoever changes the counter looks for sleepers
+ * afterwards; both in sequentially consistent order, so no wake-up is lost.
+ */
 struct bb_pool {
     size_t threads, started;
     worker *workers; /* entry 0 is the caller and has no thread */
     pthread_mutex_t lock;
     pthread_cond_t wake, done;
-    unsigned long generation; /* of the current job; guarded by lock, as are the next four */
-    size_t running;           /* started threads still inside the job */
-    bool stop;
+    atomic_ulong generation; /* of the current job */
+    atomic_size_t running;   /* started threads still inside the job */
+    atomic_size_t sleepers;  /* started threads that wait for `wake` */
+    atomic_bool caller_sleeps;
+    atomic_bool stop;
+    /* The job: written before generation grows, read after that was seen. */
     bb_task_fn fn;
     void *user;
     size_t n;
     atomic_size_t next; /* first task nobody has taken */
 };
+
+enum { SPINS = 2000 }; /* some ten microseconds */
+
+static void spin_pause(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
 
 static void work(bb_pool *pool, size_t index) {
     size_t task;
@@ -29,25 +49,64 @@ static void work(bb_pool *pool, size_t index) {
         pool->fn(pool->user, task, index);
 }
 
+static bool has_news(bb_pool *pool, unsigned long seen) {
+    return atomic_load(&pool->generation) != seen || atomic_load(&pool->stop);
+}
+
+static void wait_for_job(bb_pool *pool, unsigned long seen) {
+    for (int i = 0; i < SPINS; i++) {
+        if (has_news(pool, seen))
+            return;
+        spin_pause();
+    }
+    pthread_mutex_lock(&pool->lock);
+    atomic_fetch_add(&pool->sleepers, 1);
+    while (!has_news(pool, seen))
+        pthread_cond_wait(&pool->wake, &pool->lock);
+    atomic_fetch_sub(&pool->sleepers, 1);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+static void wake_workers(bb_pool *pool) {
+    if (atomic_load(&pool->sleepers) == 0)
+        return;
+    pthread_mutex_lock(&pool->lock);
+    pthread_cond_broadcast(&pool->wake);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+static void wait_for_workers(bb_pool *pool) {
+    for (int i = 0; i < SPINS; i++) {
+        if (atomic_load(&pool->running) == 0)
+            return;
+        spin_pause();
+    }
+    pthread_mutex_lock(&pool->lock);
+    atomic_store(&pool->caller_sleeps, true);
+    while (atomic_load(&pool->running) > 0)
+        pthread_cond_wait(&pool->done, &pool->lock);
+    atomic_store(&pool->caller_sleeps, false);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+static void finish_job(bb_pool *pool) {
+    if (atomic_fetch_sub(&pool->running, 1) != 1 || !atomic_load(&pool->caller_sleeps))
+        return;
+    pthread_mutex_lock(&pool->lock);
+    pthread_cond_signal(&pool->done);
+    pthread_mutex_unlock(&pool->lock);
+}
+
 static void *thread_main(void *arg) {
     worker *self = arg;
     bb_pool *pool = self->pool;
-    unsigned long seen = 0;
-    pthread_mutex_lock(&pool->lock);
-    for (;;) {
-        while (!pool->stop && pool->generation == seen)
-            pthread_cond_wait(&pool->wake, &pool->lock);
-        if (pool->stop)
-            break;
-        seen = pool->generation;
-        pthread_mutex_unlock(&pool->lock);
+    for (unsigned long seen = 0;; seen++) {
+        wait_for_job(pool, seen);
+        if (atomic_load(&pool->stop))
+            return NULL;
         work(pool, self->index);
-        pthread_mutex_lock(&pool->lock);
-        if (--pool->running == 0)
-            pthread_cond_signal(&pool->done);
+        finish_job(pool);
     }
-    pthread_mutex_unlock(&pool->lock);
-    return NULL;
 }
 
 static bb_status start_threads(bb_pool *pool, bb_error *err) {
@@ -89,10 +148,8 @@ bb_status bb_pool_create(size_t threads, bb_pool **result, bb_error *err) {
 void bb_pool_destroy(bb_pool *pool) {
     if (!pool)
         return;
-    pthread_mutex_lock(&pool->lock);
-    pool->stop = true;
-    pthread_cond_broadcast(&pool->wake);
-    pthread_mutex_unlock(&pool->lock);
+    atomic_store(&pool->stop, true);
+    wake_workers(pool);
     for (size_t i = 1; i <= pool->started; i++)
         pthread_join(pool->workers[i].thread, NULL);
     pthread_mutex_destroy(&pool->lock);
@@ -112,18 +169,13 @@ void bb_pool_run(bb_pool *pool, size_t n, bb_task_fn fn, void *user) {
             fn(user, task, 0);
         return;
     }
-    pthread_mutex_lock(&pool->lock);
     pool->fn = fn;
     pool->user = user;
     pool->n = n;
     atomic_store(&pool->next, 0);
-    pool->running = pool->threads - 1;
-    pool->generation++;
-    pthread_cond_broadcast(&pool->wake);
-    pthread_mutex_unlock(&pool->lock);
+    atomic_store(&pool->running, pool->threads - 1);
+    atomic_fetch_add(&pool->generation, 1);
+    wake_workers(pool);
     work(pool, 0);
-    pthread_mutex_lock(&pool->lock);
-    while (pool->running > 0)
-        pthread_cond_wait(&pool->done, &pool->lock);
-    pthread_mutex_unlock(&pool->lock);
+    wait_for_workers(pool);
 }

@@ -117,6 +117,14 @@ const bb_dn_layout *bb_nn_layout(bb_executor *ex, int value) {
     return form_layout(ex, tensor, tensor->forms);
 }
 
+bool bb_nn_is_channels_last(bb_executor *ex, int value) {
+    const bb_nn_tensor *tensor = &ex->tensors[value];
+    if (!tensor->forms->layout || tensor->rank < 3)
+        return false;
+    const bb_dn_layout *layout = bb_dn_channels_last(ex->dn, tensor->rank, tensor->dims);
+    return layout && bb_dn_same(layout, tensor->forms->layout);
+}
+
 bb_status bb_nn_in_plain(bb_executor *ex, int value, int *buffer, bb_error *err) {
     const bb_nn_tensor *tensor = &ex->tensors[value];
     for (const bb_nn_form *form = tensor->forms; form; form = form->next) {

@@ -56,6 +56,9 @@ bool bb_nn_function_posts(bb_executor *ex, const bb_node *node, bb_dn_posts *pos
     case BB_OP_MISH:
         push(posts, BB_DN_MISH, 0.0f, 0.0f);
         return true;
+    case BB_OP_ROUND:
+        push(posts, BB_DN_ROUND, 0.0f, 0.0f);
+        return true;
     case BB_OP_GELU:
         mode = bb_node_string(node, "approximate", "none");
         push(posts, strcmp(mode, "tanh") == 0 ? BB_DN_GELU_TANH : BB_DN_GELU_ERF, 0.0f, 0.0f);

@@ -119,9 +119,82 @@ static eval_state *new_state(bb_executor *ex, const bb_node *node, int **in_args
     return s->inputs && s->outputs && s->results && *in_args && *out_args ? s : NULL;
 }
 
+/* Functions of single elements: the order of elements does not matter to them. */
+static bool is_elementwise(bb_op op) {
+    switch (op) {
+    case BB_OP_ABS:
+    case BB_OP_CEIL:
+    case BB_OP_CLIP:
+    case BB_OP_ERF:
+    case BB_OP_EXP:
+    case BB_OP_FLOOR:
+    case BB_OP_LOG:
+    case BB_OP_NEG:
+    case BB_OP_QONNX_BIPOLAR_QUANT:
+    case BB_OP_QONNX_QUANT:
+    case BB_OP_QONNX_TRUNC:
+    case BB_OP_RECIPROCAL:
+    case BB_OP_SELU:
+    case BB_OP_SIGN:
+    case BB_OP_SOFTPLUS:
+    case BB_OP_SOFTSIGN:
+    case BB_OP_SQRT:
+    case BB_OP_THRESHOLDED_RELU:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* True where the node maps single elements of a tensor that oneDNN stores in an order of its own,
+ * without padding: it is then evaluated in that order, as if of rank 1. */
+static bool keeps_order(bb_executor *ex, const bb_node *node) {
+    const bb_nn_tensor *x = bb_nn_input(ex, node, 0);
+    if (!is_elementwise(node->op) || x->dtype != BB_DTYPE_F32 || !x->forms->layout ||
+        bb_dn_bytes(x->forms->layout) != x->elements * sizeof(float) || node->n_out != 1)
+        return false;
+    for (int i = 1; i < node->n_in; i++) {
+        const bb_nn_tensor *parameter = bb_nn_input(ex, node, i);
+        if (parameter && (!parameter->fixed || parameter->elements != 1))
+            return false;
+    }
+    return true;
+}
+
+static bb_array flat_array(const bb_nn_tensor *tensor) {
+    return (bb_array){
+        .dtype = tensor->dtype, .rank = 1, .dims = {(int64_t)tensor->elements}, .data = NULL};
+}
+
+static bb_status build_in_order(bb_executor *ex, const bb_node *node, bb_error *err) {
+    const bb_nn_tensor *x = bb_nn_input(ex, node, 0);
+    int *in_args, *out_args;
+    eval_state *state = new_state(ex, node, &in_args, &out_args);
+    bb_nn_arg args[2] = {{x->forms->buffer, 0}, {x->forms->buffer, 0}};
+    if (!state)
+        return bb_fail_memory(err, "executor");
+    for (int i = 1; i < node->n_in; i++) {
+        const bb_nn_tensor *parameter = bb_nn_input(ex, node, i);
+        in_args[i] = -1;
+        if (!parameter)
+            continue;
+        state->inputs[i] =
+            (bb_array){.dtype = parameter->dtype, .data = (void *)(uintptr_t)parameter->fixed};
+    }
+    state->inputs[0] = state->outputs[0] = flat_array(x);
+    out_args[0] = 1;
+    BB_TRY(bb_nn_define(ex, node->out[0], BB_DTYPE_F32, x->rank, x->dims, err));
+    BB_TRY(bb_nn_new_buffer(ex, x->elements * sizeof(float), &args[1].buffer, err));
+    BB_TRY(bb_nn_store(ex, node->out[0], x->forms->layout, args[1].buffer, err));
+    bb_nn_step step = {.run = run_eval, .node = node, .state = state, .tap = -1};
+    return bb_nn_emit(ex, &step, args, 2, err);
+}
+
 bb_status bb_nn_build_eval(bb_executor *ex, const bb_node *node, bb_error *err) {
     if (!bb_eval_supports(node))
         return bb_fail(err, BB_STATUS_UNSUPPORTED, "the operator cannot be executed");
+    if (node->n_in > 0 && node->in[0] >= 0 && keeps_order(ex, node))
+        return build_in_order(ex, node, err);
     int *in_args, *out_args, n = 0;
     eval_state *state = new_state(ex, node, &in_args, &out_args);
     bb_nn_arg *args =

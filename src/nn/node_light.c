@@ -190,6 +190,61 @@ static bool concat_dims(bb_executor *ex, const bb_node *node, int axis, int64_t 
     return true;
 }
 
+typedef struct interleave {
+    size_t pixels, total;
+    size_t *channels; /* per input */
+} interleave;
+
+static bb_status run_interleave(bb_executor *ex, const bb_nn_step *step, bb_error *err) {
+    const interleave *s = step->state;
+    int n = step->n_args - 1;
+    float *to = step->data[n];
+    for (int i = 0; i < n; i++) {
+        const float *from = step->data[i];
+        size_t channels = s->channels[i];
+        for (size_t p = 0; p < s->pixels; p++)
+            memcpy(to + p * s->total, from + p * channels, channels * sizeof(*to));
+        to += channels;
+    }
+    return BB_STATUS_OK;
+}
+
+/* Concat along channels of tensors that mostly have their channels innermost. */
+static bool worth_interleaving(bb_executor *ex, const bb_node *node, int64_t axis) {
+    int n = 0;
+    if (axis != 1 || bb_nn_input(ex, node, 0)->rank < 3)
+        return false;
+    for (int i = 0; i < node->n_in; i++)
+        n += bb_nn_is_channels_last(ex, node->in[i]);
+    return 2 * n >= node->n_in;
+}
+
+static bb_status build_interleave(bb_executor *ex, const bb_node *node, int rank,
+                                  const int64_t *dims, bb_error *err) {
+    size_t n = (size_t)node->n_in;
+    interleave *state = bb_arena_alloc(ex->arena, sizeof(*state));
+    bb_nn_arg *args = bb_arena_array(ex->arena, n + 1, sizeof(*args));
+    const bb_dn_layout *dst = bb_dn_channels_last(ex->dn, rank, dims);
+    if (!state || !args || !dst ||
+        !(state->channels = bb_arena_array(ex->arena, n, sizeof(*state->channels))))
+        return bb_fail_memory(err, "concatenation");
+    for (int i = 0; i < node->n_in; i++) {
+        const bb_nn_tensor *x = bb_nn_input(ex, node, i);
+        const bb_dn_layout *layout = bb_dn_channels_last(ex->dn, rank, x->dims);
+        if (!layout)
+            return bb_fail_memory(err, "concatenation");
+        BB_TRY(bb_nn_in_layout(ex, node->in[i], layout, &args[i].buffer, err));
+        state->channels[i] = (size_t)x->dims[1];
+    }
+    BB_TRY(bb_nn_define(ex, node->out[0], BB_DTYPE_F32, rank, dims, err));
+    state->total = (size_t)dims[1];
+    state->pixels = ex->tensors[node->out[0]].elements / state->total;
+    BB_TRY(bb_nn_new_buffer(ex, bb_dn_bytes(dst), &args[n].buffer, err));
+    BB_TRY(bb_nn_store(ex, node->out[0], dst, args[n].buffer, err));
+    bb_nn_step step = {.run = run_interleave, .node = node, .state = state, .tap = -1};
+    return bb_nn_emit(ex, &step, args, node->n_in + 1, err);
+}
+
 /* A concat is only worth keeping in oneDNN's layouts where it has a real kernel for them. */
 static bb_status make_concat(bb_executor *ex, const bb_node *node, int axis, int rank,
                              const int64_t *dims, bool plain, bb_dn_op **op, bb_error *err) {
@@ -251,6 +306,10 @@ bb_status bb_nn_build_concat(bb_executor *ex, const bb_node *node, bool *taken, 
         axis += first->rank;
     if (axis < 0 || axis >= first->rank || !concat_dims(ex, node, (int)axis, dims))
         return BB_STATUS_OK;
+    if (worth_interleaving(ex, node, axis)) {
+        *taken = true;
+        return build_interleave(ex, node, first->rank, dims, err);
+    }
     bb_dn_op *op = NULL;
     bool plain = !all_blocked(ex, node);
     if (!plain)

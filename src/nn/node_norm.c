@@ -49,19 +49,16 @@ static bb_status check_norm(bb_executor *ex, const bb_node *node, bb_error *err)
     return BB_STATUS_OK;
 }
 
-bb_status bb_nn_build_batch_norm(bb_executor *ex, const bb_node *node, bb_error *err) {
-    BB_TRY(check_norm(ex, node, err));
+/* oneDNN's own layouts only; it has slow loops for the two others. */
+static bb_status emit_norm_op(bb_executor *ex, const bb_node *node, float epsilon, bb_error *err) {
     const bb_nn_tensor *x = bb_nn_input(ex, node, 0);
-    const bb_dn_layout *layout = bb_nn_layout(ex, node->in[0]);
+    const bb_dn_layout *layout = x->forms->layout;
     bb_dn_op *op;
     bb_nn_arg args[5] = {{x->forms->buffer, BB_DN_SRC},
                          {0, BB_DN_WEIGHTS},
                          {0, BB_DN_MEAN},
                          {0, BB_DN_VARIANCE},
                          {x->forms->buffer, BB_DN_DST}};
-    if (!layout)
-        return bb_fail_memory(err, "batch normalization");
-    float epsilon = bb_node_float(node, "epsilon", 1e-5f);
     BB_TRY(bb_dn_make_batch_norm(ex->dn, epsilon, layout, &op, err));
     BB_TRY(scale_shift(ex, node, &args[1].buffer, err));
     BB_TRY(bb_nn_in_plain(ex, node->in[3], &args[2].buffer, err));
@@ -69,8 +66,73 @@ bb_status bb_nn_build_batch_norm(bb_executor *ex, const bb_node *node, bb_error 
     if (!bb_nn_may_overwrite(ex, x->forms->buffer))
         BB_TRY(bb_nn_new_buffer(ex, bb_dn_bytes(layout), &args[4].buffer, err));
     BB_TRY(bb_nn_emit_op(ex, node, op, args, 5, err));
-    BB_TRY(bb_nn_define(ex, node->out[0], BB_DTYPE_F32, x->rank, x->dims, err));
     return bb_nn_store(ex, node->out[0], layout, args[4].buffer, err);
+}
+
+typedef struct norm_state {
+    size_t channels, area, rows; /* row-major: rows = N*C; channels innermost: rows = N*area */
+    bool channels_last;
+    float epsilon;
+} norm_state;
+
+/* y = x*a + b, with a and b of each channel in double until they are used. */
+static void norm_factors(const norm_state *s, void *const *data, float *a, float *b) {
+    const float *scale = data[1], *shift = data[2], *mean = data[3], *variance = data[4];
+    for (size_t c = 0; c < s->channels; c++) {
+        double factor = (double)scale[c] / sqrt((double)variance[c] + (double)s->epsilon);
+        a[c] = (float)factor;
+        b[c] = (float)((double)shift[c] - (double)mean[c] * factor);
+    }
+}
+
+static bb_status run_norm(bb_executor *ex, const bb_nn_step *step, bb_error *err) {
+    const norm_state *s = step->state;
+    const float *x = step->data[0];
+    float *y = step->data[5], *a = step->data[6], *b = a + s->channels;
+    size_t length = s->channels_last ? s->channels : s->area;
+    norm_factors(s, step->data, a, b);
+    for (size_t r = 0; r < s->rows; r++, x += length, y += length)
+        if (s->channels_last)
+            for (size_t c = 0; c < length; c++)
+                y[c] = x[c] * a[c] + b[c];
+        else
+            for (size_t i = 0, c = r % s->channels; i < length; i++)
+                y[i] = x[i] * a[c] + b[c];
+    return BB_STATUS_OK;
+}
+
+static bb_status emit_norm(bb_executor *ex, const bb_node *node, bool channels_last, float epsilon,
+                           bb_error *err) {
+    const bb_nn_tensor *x = bb_nn_input(ex, node, 0);
+    norm_state *s = bb_arena_alloc(ex->arena, sizeof(*s));
+    bb_nn_arg args[7] = {{0, 0}};
+    if (!s)
+        return bb_fail_memory(err, "batch normalization");
+    s->channels = (size_t)x->dims[1];
+    s->area = x->elements > 0 ? x->elements / s->channels / (size_t)x->dims[0] : 0;
+    s->rows = (size_t)x->dims[0] * (channels_last ? s->area : s->channels);
+    s->channels_last = channels_last;
+    s->epsilon = epsilon;
+    args[0].buffer = x->forms->buffer;
+    for (int i = 1; i < 5; i++)
+        BB_TRY(bb_nn_in_plain(ex, node->in[i], &args[i].buffer, err));
+    args[5].buffer = x->forms->buffer;
+    if (!bb_nn_may_overwrite(ex, x->forms->buffer))
+        BB_TRY(bb_nn_new_buffer(ex, x->elements * sizeof(float), &args[5].buffer, err));
+    BB_TRY(bb_nn_new_buffer(ex, 2 * s->channels * sizeof(float), &args[6].buffer, err));
+    BB_TRY(bb_nn_store(ex, node->out[0], x->forms->layout, args[5].buffer, err));
+    bb_nn_step step = {.run = run_norm, .node = node, .state = s, .tap = -1};
+    return bb_nn_emit(ex, &step, args, 7, err);
+}
+
+bb_status bb_nn_build_batch_norm(bb_executor *ex, const bb_node *node, bb_error *err) {
+    BB_TRY(check_norm(ex, node, err));
+    const bb_nn_tensor *x = bb_nn_input(ex, node, 0);
+    float epsilon = bb_node_float(node, "epsilon", 1e-5f);
+    bool channels_last = bb_nn_is_channels_last(ex, node->in[0]);
+    BB_TRY(bb_nn_define(ex, node->out[0], BB_DTYPE_F32, x->rank, x->dims, err));
+    return x->forms->layout && !channels_last ? emit_norm_op(ex, node, epsilon, err)
+                                              : emit_norm(ex, node, channels_last, epsilon, err);
 }
 
 /* ---- row-major loops over channels

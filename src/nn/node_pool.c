@@ -160,31 +160,38 @@ static bb_status emit_plain(bb_executor *ex, const bb_node *node, const bb_windo
 /* ---- oneDNN
  * ------------------------------------------------------------------------------------------ */
 
-static bb_status make_pool(bb_executor *ex, const bb_node *node, const bb_window *window,
-                           const int64_t *dims, bb_dn_op **op, bb_error *err) {
-    const bb_nn_tensor *x = bb_nn_input(ex, node, 0);
-    bb_dn_pool pool = {.rank = x->rank};
-    pool.kind = node->op == BB_OP_MAX_POOL  ? BB_DN_POOL_MAX
-                : window->count_include_pad ? BB_DN_POOL_AVG_PADDED
-                                            : BB_DN_POOL_AVG;
-    memcpy(pool.dst, dims, (size_t)x->rank * sizeof(*dims));
+static void describe(const bb_node *node, const bb_nn_tensor *x, const bb_window *window,
+                     const int64_t *dims, bb_dn_pool *pool) {
+    *pool = (bb_dn_pool){.rank = x->rank};
+    pool->kind = node->op == BB_OP_MAX_POOL  ? BB_DN_POOL_MAX
+                 : window->count_include_pad ? BB_DN_POOL_AVG_PADDED
+                                             : BB_DN_POOL_AVG;
+    memcpy(pool->dst, dims, (size_t)x->rank * sizeof(*dims));
     for (int i = 0; i < x->rank - 2; i++) {
         int from = i + 4 - x->rank; /* 1-D windows sit in the second entry */
-        pool.kernel[i] = window->kernel[from];
-        pool.stride[i] = window->stride[from];
-        pool.dilation[i] = window->dilation[from];
-        pool.pad_begin[i] = window->pad_begin[from];
-        pool.pad_end[i] = window->pad_end[from];
+        pool->kernel[i] = window->kernel[from];
+        pool->stride[i] = window->stride[from];
+        pool->dilation[i] = window->dilation[from];
+        pool->pad_begin[i] = window->pad_begin[from];
+        pool->pad_end[i] = window->pad_end[from];
     }
-    const bb_dn_layout *src = bb_nn_layout(ex, node->in[0]);
-    return src ? bb_dn_make_pool(ex->dn, &pool, src, op, err) : bb_fail_memory(err, "pooling");
 }
 
-static bb_status emit_op(bb_executor *ex, const bb_node *node, bb_dn_op *op, bb_error *err) {
+/* oneDNN has no fast pools of row-major tensors: those are turned first. */
+static bb_status emit_op(bb_executor *ex, const bb_node *node, const bb_dn_pool *pool,
+                         bb_error *err) {
+    const bb_nn_tensor *x = bb_nn_input(ex, node, 0);
+    const bb_dn_layout *src =
+        x->forms->layout ? x->forms->layout : bb_dn_channels_last(ex->dn, x->rank, x->dims);
+    bb_nn_arg args[2] = {{0, BB_DN_SRC}, {0, BB_DN_DST}};
+    bb_dn_op *op;
+    if (!src)
+        return bb_fail_memory(err, "pooling");
+    BB_TRY(bb_dn_make_pool(ex->dn, pool, src, &op, err));
     const bb_dn_layout *dst = bb_dn_op_layout(ex->dn, op, BB_DN_DST);
-    bb_nn_arg args[2] = {{ex->tensors[node->in[0]].forms->buffer, BB_DN_SRC}, {0, BB_DN_DST}};
     if (!dst)
         return bb_fail_memory(err, "pooling");
+    BB_TRY(bb_nn_in_layout(ex, node->in[0], src, &args[0].buffer, err));
     BB_TRY(bb_nn_new_buffer(ex, bb_dn_bytes(dst), &args[1].buffer, err));
     BB_TRY(bb_nn_emit_op(ex, node, op, args, 2, err));
     return bb_nn_store(ex, node->out[0], dst, args[1].buffer, err);
@@ -207,10 +214,12 @@ bb_status bb_nn_build_pool(bb_executor *ex, const bb_node *node, bb_error *err) 
     /* oneDNN counts every padded position, also those that only ceil_mode added. */
     bool odd = window.count_include_pad && (window.pad_end[0] != window.pad_counted[0] ||
                                             window.pad_end[1] != window.pad_counted[1]);
-    bb_dn_op *op;
-    if (!byte && !indices && !odd && make_pool(ex, node, &window, dims, &op, NULL) == BB_STATUS_OK)
-        return emit_op(ex, node, op, err);
-    return emit_plain(ex, node, &window, dims, err);
+    if (byte || indices || odd || x->elements == 0)
+        return emit_plain(ex, node, &window, dims, err);
+    bb_dn_pool pool;
+    describe(node, x, &window, dims, &pool);
+    bb_status status = emit_op(ex, node, &pool, err);
+    return status == BB_STATUS_UNSUPPORTED ? emit_plain(ex, node, &window, dims, err) : status;
 }
 
 bb_status bb_nn_build_global_pool(bb_executor *ex, const bb_node *node, bb_error *err) {
@@ -225,11 +234,6 @@ bb_status bb_nn_build_global_pool(bb_executor *ex, const bb_node *node, bb_error
         pool.kernel[i] = x->dims[2 + i];
         pool.stride[i] = pool.dilation[i] = 1;
     }
-    bb_dn_op *op;
-    const bb_dn_layout *src = bb_nn_layout(ex, node->in[0]);
-    if (!src)
-        return bb_fail_memory(err, "pooling");
-    BB_TRY(bb_dn_make_pool(ex->dn, &pool, src, &op, err));
     BB_TRY(bb_nn_define(ex, node->out[0], BB_DTYPE_F32, x->rank, pool.dst, err));
-    return emit_op(ex, node, op, err);
+    return emit_op(ex, node, &pool, err);
 }

@@ -38,6 +38,7 @@ typedef struct resize_state {
     int rank;
     size_t element;
     axis_plan axis[BB_MAX_RANK];
+    int n_order, order[BB_MAX_RANK]; /* touched axes as they are worked through */
 } resize_state;
 
 /* ---- attributes
@@ -299,12 +300,14 @@ static void blend_rows(const axis_plan *axis, size_t inner, const float *from, f
     for (int64_t i = 0; i < axis->out; i++, to += inner) {
         const int32_t *index = axis->index + i * axis->taps;
         const float *weight = axis->weight + i * axis->taps;
-        for (size_t k = 0; k < inner; k++)
-            to[k] = 0.0f;
-        for (int t = 0; t < axis->taps; t++) {
-            const float *row = from + (size_t)index[t] * inner;
-            for (size_t k = 0; k < inner; k++)
-                to[k] += weight[t] * row[k];
+        for (int t = 0; t + 1 < axis->taps; t += 2) { /* taps come in pairs */
+            const float *a = from + (size_t)index[t] * inner;
+            const float *b = from + (size_t)index[t + 1] * inner;
+            float u = weight[t], v = weight[t + 1];
+            for (size_t k = 0; t == 0 && k < inner; k++)
+                to[k] = u * a[k] + v * b[k];
+            for (size_t k = 0; t > 0 && k < inner; k++)
+                to[k] += u * a[k] + v * b[k];
         }
     }
 }
@@ -334,47 +337,64 @@ static void extrapolate(const resize_state *s, float *y) {
     }
 }
 
+/* One axis, with the dims as they are at that time. */
+static void resize_axis(const resize_state *s, int a, const int64_t *dims, const void *from,
+                        void *to) {
+    size_t outer = 1, inner = 1;
+    for (int i = 0; i < s->rank; i++)
+        if (i != a)
+            *(i < a ? &outer : &inner) *= (size_t)dims[i];
+    if (s->filter == NEAREST)
+        gather_axis(&s->axis[a], outer, inner * s->element, from, to);
+    else
+        blend_axis(&s->axis[a], outer, inner, from, to);
+}
+
 /* data: input, output, then two buffers for what lies between axes. */
 static bb_status run_resize(bb_executor *ex, const bb_nn_step *step, bb_error *err) {
     const resize_state *s = step->state;
     const void *from = step->data[0];
-    size_t outer = 1;
-    int last = -1, turn = 0;
+    int64_t dims[BB_MAX_RANK];
     for (int a = 0; a < s->rank; a++)
-        last = s->axis[a].touched ? a : last;
-    for (int a = 0; a < s->rank; a++) {
-        const axis_plan *axis = &s->axis[a];
-        size_t inner = 1;
-        for (int i = a + 1; i < s->rank; i++)
-            inner *= (size_t)s->axis[i].in;
-        void *to = a == last ? step->data[1] : step->data[2 + turn];
-        if (axis->touched) {
-            if (s->filter == NEAREST)
-                gather_axis(axis, outer, inner * s->element, from, to);
-            else
-                blend_axis(axis, outer, inner, from, to);
-            from = to;
-            turn ^= 1;
-        }
-        outer *= (size_t)axis->out;
+        dims[a] = s->axis[a].in;
+    for (int i = 0; i < s->n_order; i++) {
+        int a = s->order[i];
+        void *to = i == s->n_order - 1 ? step->data[1] : step->data[2 + i % 2];
+        resize_axis(s, a, dims, from, to);
+        dims[a] = s->axis[a].out;
+        from = to;
     }
-    if (last < 0)
-        memcpy(step->data[1], from, outer * s->element);
+    if (s->n_order == 0)
+        memcpy(step->data[1], from, bb_nn_input(ex, step->node, 0)->elements * s->element);
     if (s->transformation == TF_CROP_AND_RESIZE && s->element == sizeof(float))
         extrapolate(s, step->data[1]);
     return BB_STATUS_OK;
 }
 
-/* Elements of the largest tensor between two axes. */
+/* Shrinking axes first, from the front: then the least is left to do. Growing ones from the back:
+ * the last axis, the only one whose elements are gathered one by one, meets the fewest rows. */
+static void choose_order(resize_state *s) {
+    s->n_order = 0;
+    for (int a = 0; a < s->rank; a++)
+        if (s->axis[a].touched && s->axis[a].out < s->axis[a].in)
+            s->order[s->n_order++] = a;
+    for (int a = s->rank - 1; a >= 0; a--)
+        if (s->axis[a].touched && s->axis[a].out >= s->axis[a].in)
+            s->order[s->n_order++] = a;
+}
+
+/* Bytes of the largest tensor between two axes. */
 static bool between(const resize_state *s, size_t *largest) {
+    int64_t dims[BB_MAX_RANK];
+    size_t n;
     *largest = 1;
-    for (int a = 0; a < s->rank; a++) {
-        size_t n = 1;
-        for (int i = 0; i < s->rank; i++)
-            if (!bb_size_mul(n, (size_t)(i <= a ? s->axis[i].out : s->axis[i].in), &n))
-                return false;
-        if (n > *largest)
-            *largest = n;
+    for (int a = 0; a < s->rank; a++)
+        dims[a] = s->axis[a].in;
+    for (int i = 0; i < s->n_order; i++) {
+        dims[s->order[i]] = s->axis[s->order[i]].out;
+        if (!bb_dims_product(dims, (size_t)s->rank, &n))
+            return false;
+        *largest = n > *largest ? n : *largest;
     }
     return bb_size_mul(*largest, s->element, largest);
 }
@@ -405,6 +425,7 @@ bb_status bb_nn_build_resize(bb_executor *ex, const bb_node *node, bb_error *err
         if (axis->touched)
             BB_TRY(make_table(ex, s, axis, err));
     }
+    choose_order(s);
     if (!between(s, &scratch))
         return bb_fail(err, BB_STATUS_LIMIT, "the output is too large");
     bb_nn_arg args[4] = {{0, 0}, {0, 0}, {0, 0}, {0, 0}};

@@ -117,6 +117,18 @@ const bb_dn_layout *bb_dn_plain(bb_dn *dn, int rank, const int64_t *dims) {
     return bb_dn_strided(dn, rank, dims, strides);
 }
 
+const bb_dn_layout *bb_dn_channels_last(bb_dn *dn, int rank, const int64_t *dims) {
+    int64_t strides[BB_DN_MAX_RANK], stride = dims[1];
+    strides[1] = 1;
+    for (int i = rank - 1; i >= 0; i--) {
+        if (i == 1)
+            continue;
+        strides[i] = stride;
+        stride *= dims[i];
+    }
+    return bb_dn_strided(dn, rank, dims, strides);
+}
+
 const bb_dn_layout *bb_dn_any(bb_dn *dn, int rank, const int64_t *dims) {
     dnnl_memory_desc_t md;
     return bb_dn_any_md(&md, rank, dims) ? keep_layout(dn, &md) : NULL;

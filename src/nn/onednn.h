@@ -45,7 +45,8 @@ typedef enum bb_dn_function {
     BB_DN_MISH,
     BB_DN_GELU_ERF,
     BB_DN_GELU_TANH,
-    BB_DN_SUM /**< adds what lies in the destination before */
+    BB_DN_ROUND, /**< half to even */
+    BB_DN_SUM    /**< adds what lies in the destination before */
 } bb_dn_function;
 
 /** Applied in order to the result before it is stored. */
@@ -70,6 +71,8 @@ int bb_dn_set_threads(int threads);
 /** Row-major. Rank 0 is treated as one element. */
 const bb_dn_layout *bb_dn_plain(bb_dn *dn, int rank, const int64_t *dims);
 const bb_dn_layout *bb_dn_strided(bb_dn *dn, int rank, const int64_t *dims, const int64_t *strides);
+/** Channels innermost (NHWC for rank 4). */
+const bb_dn_layout *bb_dn_channels_last(bb_dn *dn, int rank, const int64_t *dims);
 /** To be chosen by the operation. */
 const bb_dn_layout *bb_dn_any(bb_dn *dn, int rank, const int64_t *dims);
 bool bb_dn_same(const bb_dn_layout *a, const bb_dn_layout *b);

@@ -26,6 +26,8 @@ dnnl_alg_kind_t bb_dn_function_kind(bb_dn_function function) {
         return dnnl_eltwise_gelu_erf;
     case BB_DN_GELU_TANH:
         return dnnl_eltwise_gelu_tanh;
+    case BB_DN_ROUND:
+        return dnnl_eltwise_round;
     case BB_DN_SUM:
         break;
     }

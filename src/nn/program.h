@@ -115,6 +115,8 @@ bb_status bb_nn_keep(bb_executor *ex, size_t bytes, void **data, int *buffer, bb
 
 /** Layout in which a value is stored already, cheapest to read. */
 const bb_dn_layout *bb_nn_layout(bb_executor *ex, int value);
+/** True where that layout has the channels innermost, densely. */
+bool bb_nn_is_channels_last(bb_executor *ex, int value);
 bb_status bb_nn_in_plain(bb_executor *ex, int value, int *buffer, bb_error *err);
 bb_status bb_nn_in_layout(bb_executor *ex, int value, const bb_dn_layout *layout, int *buffer,
                           bb_error *err);

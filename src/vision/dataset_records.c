@@ -27,13 +27,20 @@ static bb_status add_records(bb_dataset *dataset, const char *path, size_t n, co
 /* ---- IDX
  * ------------------------------------------------------------------------------------------- */
 
-static const char images_word[] = "-images-idx3-ubyte", labels_word[] = "-labels-idx1-ubyte";
+/* PREFIX-images-idx3-ubyte or PREFIX-images.idx3-ubyte, maybe .gz: length of PREFIX, else 0. */
+static size_t idx_prefix(const char *name) {
+    const char *word = strstr(name, "-images");
+    if (!word || (word[7] != '-' && word[7] != '.') || strncmp(word + 8, "idx3-ubyte", 10) != 0 ||
+        (word[18] && strcmp(word + 18, ".gz") != 0))
+        return 0;
+    return (size_t)(word - name);
+}
 
 static const char *match_idx(const char *name) {
-    const char *word = strstr(name, images_word);
-    if (!word || (word[sizeof(images_word) - 1] && strcmp(word + sizeof(images_word) - 1, ".gz")))
+    size_t prefix = idx_prefix(name);
+    if (prefix == 0)
         return NULL;
-    const char *split = bb_split_name(name, (size_t)(word - name));
+    const char *split = bb_split_name(name, prefix);
     return split ? split : "all";
 }
 
@@ -98,14 +105,15 @@ static bb_status find_labels(bb_arena *arena, const char *images, const char **p
     const char *folder_path = slash ? bb_arena_strndup(arena, images, (size_t)(slash - images))
                                     : bb_arena_strdup(arena, ".");
     const char *name = slash ? slash + 1 : images;
-    int prefix = (int)(strstr(name, images_word) - name);
+    int prefix = (int)idx_prefix(name);
+    char separator = name[prefix + 7];
     bb_folder folder;
     if (!folder_path)
         return bb_fail_memory(err, images);
     BB_TRY(bb_folder_read(arena, folder_path, &folder, err));
     for (int gz = 0; gz < 2; gz++) {
-        const char *labels =
-            bb_arena_printf(arena, "%.*s%s%s", prefix, name, labels_word, gz ? ".gz" : "");
+        const char *labels = bb_arena_printf(arena, "%.*s-labels%cidx1-ubyte%s", prefix, name,
+                                             separator, gz ? ".gz" : "");
         if (!labels || !(*path = bb_arena_printf(arena, "%s/%s", folder_path, labels)))
             return bb_fail_memory(err, images);
         if (bb_folder_has(&folder, labels))

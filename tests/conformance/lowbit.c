@@ -193,7 +193,7 @@ static void check_cnv(bool all) {
     }
 }
 
-static void check_tfc(bool all) {
+static void check_tfc(void) {
     static const struct {
         const char *name;
         size_t good;
@@ -209,7 +209,81 @@ static void check_tfc(bool all) {
         report(t.good == nets[i].good, onnx, "%zu images right, %zu wanted", t.good, nets[i].good);
         close_network(&n);
     }
-    (void)all;
+}
+
+/* ---- tinieryolo: from one golden tensor to another ------------------------------------------- */
+
+/* A .npy file of bytes; the header's length stands at offset 8. */
+static uint8_t *load_npy(const char *path, size_t n) {
+    bb_file file;
+    bb_error err;
+    require(bb_file_open(data_path(path), &file, &err), &err, path);
+    size_t header = file.size > 10 ? 10 + file.data[8] + 256u * file.data[9] : file.size;
+    if (header + n != file.size) {
+        fprintf(stderr, "%s: not %zu bytes of data\n", path, n);
+        exit(1);
+    }
+    uint8_t *data = malloc(n);
+    memcpy(data, file.data + header, n);
+    bb_file_close(&file);
+    return data;
+}
+
+/* The golden tensors are stored channel, column, row. */
+static void swap_image_axes(const uint8_t *from, size_t channels, size_t side, float *to) {
+    for (size_t c = 0; c < channels; c++)
+        for (size_t y = 0; y < side; y++)
+            for (size_t x = 0; x < side; x++)
+                *to++ = from[(c * side + x) * side + y];
+}
+
+static void check_tinieryolo(const char *onnx) {
+    enum { Q0 = 16 * 208 * 208, Q7 = 512 * 13 * 13 };
+    bb_error err;
+    bb_graph *graph;
+    network n = {0};
+    bb_quantize_options options = {.struct_size = sizeof(options),
+                                   .round_levels = 1,
+                                   .levels_scale = 1,
+                                   .levels_min = 0,
+                                   .levels_max = 7};
+    require(bb_onnx_read(data_path(onnx), &graph, &err), &err, onnx);
+    require(bb_graph_extract(graph, (const char *[]){"q0"}, 1, (const char *[]){"q7"}, 1, &err),
+            &err, onnx);
+    require(bb_lower_quantized(graph, &options, &n.model, &err), &err, onnx);
+    bb_graph_destroy(graph);
+    start_engine(&n);
+    uint8_t *q0 = load_npy("models/tinieryolo_w1a3_voc/golden_q0.npy", Q0);
+    uint8_t *q7 = load_npy("models/tinieryolo_w1a3_voc/golden_q7.npy", Q7);
+    float *in = malloc(Q0 * sizeof(*in)), *out = malloc(Q7 * sizeof(*out)),
+          *wanted = malloc(Q7 * sizeof(*wanted));
+    swap_image_axes(q0, 16, 208, in);
+    swap_image_axes(q7, 512, 13, wanted);
+    require(bb_context_run_f32(n.context, (const float *[]){in}, (float *[]){out}, &err), &err,
+            onnx);
+    size_t different = 0;
+    for (size_t i = 0; i < Q7; i++)
+        different += out[i] != wanted[i];
+    report(different == 0 && n.output == Q7, onnx, "%zu of %zu codes differ from golden_q7",
+           different, Q7);
+    free(q0);
+    free(q7);
+    free(in);
+    free(out);
+    free(wanted);
+    close_network(&n);
+}
+
+/* ---- whole networks that keep float layers, and those without images ------------------------- */
+
+static void check_imports(const char *onnx, size_t float_layers) {
+    bb_quantize_options options = {.struct_size = sizeof(options)};
+    bb_model *model = import(data_path(onnx), &options);
+    size_t found = 0;
+    for (size_t i = 0; i < model->n_nodes; i++)
+        found += model->nodes[i].kind == BB_NODE_FLOAT && model->nodes[i].float_op == BB_FLOAT_CONV;
+    report(found == float_layers, onnx, "%zu float convolutions, %zu wanted", found, float_layers);
+    bb_model_destroy(model);
 }
 
 int main(int argc, char **argv) {
@@ -224,6 +298,11 @@ int main(int argc, char **argv) {
     }
     fclose(f);
     check_cnv(all);
-    check_tfc(all);
+    check_tfc();
+    check_tinieryolo("models/tinieryolo_w1a3_voc/tinieryolo_w1a3.onnx");
+    check_tinieryolo("models/tinieryolo_w1a3_voc/tinieryolo_w1a3_qonnx.onnx.gz");
+    check_imports("models/tinieryolo_w1a3_voc/tinieryolo_w1a3.onnx", 2);
+    check_imports("models/tinieryolo_w1a3_voc/tinieryolo_w1a3_qonnx.onnx.gz", 2);
+    check_imports("models/qonnx_small/kwsmlp_w3a3.onnx", 0);
     return failures != 0;
 }

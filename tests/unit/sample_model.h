@@ -172,7 +172,7 @@ enum {
     S_TENSORS
 };
 
-enum { S_HEIGHT = 9, S_WIDTH = 7, S_CHANNELS = 8, S_CLASSES = 5 };
+enum { S_HEIGHT = 9, S_WIDTH = 7, S_CHANNELS = 32, S_CLASSES = 5 };
 
 static void sample_tensors(sample *s) {
     const int64_t image[] = {-1, S_HEIGHT, S_WIDTH, 3}, classes[] = {-1, S_CLASSES},
@@ -275,7 +275,8 @@ static void sample_profile(sample *s, uint32_t k, uint32_t m) {
                   0);
     sample_thresholds(s, &p->tensors[S_DW].requant, m, S_CHANNELS,
                       (int32_t)(9 * 2 * last * weight / 4));
-    sample_linear(s, &p->tensors[S_SUM].requant, m, S_CHANNELS, 8 * last * 5, last, 1, 0.25);
+    sample_linear(s, &p->tensors[S_SUM].requant, m, S_CHANNELS, S_CHANNELS * last * 5, last, 1,
+                  0.25);
     sample_linear(s, &p->tensors[S_ADDED].requant, m, 1, 2 * last, 2 * last, 1, 0);
     sample_linear(s, &p->tensors[S_MEAN].requant, m, S_CHANNELS, 4 * (last + 1), 0, 4, 0);
     sample_indexed(s, &p->tensors[S_GATE].requant, m, S_CHANNELS, 100 * last);

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 static void test_sizes_are_checked(void **state) {
@@ -124,6 +125,27 @@ static void test_pool_runs_every_task_once(void **state) {
     assert_int_equal(bb_pool_create(0, &pool, &err), BB_STATUS_INVALID_ARGUMENT);
 }
 
+static void count_plain(void *user, size_t task, size_t worker) {
+    ((long *)user)[task]++; /* nobody else touches it during this job */
+}
+
+/* Short jobs follow one another at once, or after workers went to sleep. */
+static void test_pool_loses_no_wake_up(void **state) {
+    long counts[7] = {0}, sum = 0;
+    bb_pool *pool;
+    assert_int_equal(bb_pool_create(3, &pool, NULL), BB_STATUS_OK);
+    for (int job = 0; job < 3000; job++) {
+        const struct timespec pause = {0, 300000};
+        bb_pool_run(pool, (size_t)(1 + job % 7), count_plain, counts);
+        if (job % 60 == 0)
+            nanosleep(&pause, NULL);
+    }
+    bb_pool_destroy(pool);
+    for (size_t i = 0; i < BB_COUNT(counts); i++)
+        sum += counts[i];
+    assert_int_equal(sum, 3000 / 7 * 28 + 1 + 2 + 3 + 4);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sizes_are_checked),
@@ -133,6 +155,7 @@ int main(void) {
         cmocka_unit_test(test_output_is_atomic),
         cmocka_unit_test(test_random_numbers_are_pinned),
         cmocka_unit_test(test_pool_runs_every_task_once),
+        cmocka_unit_test(test_pool_loses_no_wake_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -76,6 +76,48 @@ static void test_errors_name_file_and_key(void **state) {
     }
 }
 
+static void test_broken_text_never_crashes(void **state) {
+    static const char good[] =
+        "{\"version\":1,\"task\":\"detect\",\"input\":{\"height\":4,\"width\":6,\"resize\":"
+        "\"letterbox\",\"fill\":127.5,\"mean\":[1,2,3],\"round_levels\":{\"scale\":128,\"min\":"
+        "-128,\"max\":127}},\"labels_file\":\"labels.txt\",\"output\":{\"decoder\":\"yolo\","
+        "\"tensors\":[{\"grid\":13,\"anchors\":[[1.08,1.19]]}],\"classes\":\"all\"}}";
+    bb_config_destroy(parse(good));
+    bb_rng rng;
+    bb_rng_seed(&rng, 3);
+    int parsed = 0, rounds = 20000;
+    for (int round = 0; round < rounds; round++) {
+        char text[sizeof(good)];
+        memcpy(text, good, sizeof(good));
+        for (int i = 0; i < 2; i++) /* bytes that occur in such files */
+            text[bb_rng_below(&rng, sizeof(good) - 1)] = good[bb_rng_below(&rng, sizeof(good) - 1)];
+        bb_config *config;
+        bb_error err;
+        if (bb_config_parse(text, "x/y.json", &config, &err) == BB_STATUS_OK) {
+            bb_config_destroy(config);
+            parsed++;
+        }
+    }
+    assert_true(parsed > 0 && parsed < rounds / 2);
+}
+
+static void test_out_of_memory(void **state) {
+    static const char json[] = "{\"version\":1,\"task\":\"classify\",\"input\":{\"height\":4,"
+                               "\"width\":4},\"labels_file\":\"l.txt\"}";
+    bb_status status = BB_STATUS_OUT_OF_MEMORY;
+    long n = 0;
+    for (; status == BB_STATUS_OUT_OF_MEMORY && n < 100; n++) {
+        bb_config *config = NULL;
+        bb_error err = {0};
+        bb_alloc_fail_after(n);
+        status = bb_config_parse(json, "a/b.json", &config, &err);
+        bb_alloc_fail_after(-1);
+        bb_config_destroy(config);
+    }
+    assert_int_equal(status, BB_STATUS_OK);
+    assert_true(n > 2);
+}
+
 static const uint8_t six_pixels[] = {10, 20, 30, 40, 50, 60, 70, 80, 90,
                                      11, 21, 31, 41, 51, 61, 71, 81, 91};
 
@@ -275,6 +317,8 @@ static void test_mnist_config(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_errors_name_file_and_key),
+        cmocka_unit_test(test_broken_text_never_crashes),
+        cmocka_unit_test(test_out_of_memory),
         cmocka_unit_test(test_channel_orders),
         cmocka_unit_test(test_values_and_levels),
         cmocka_unit_test(test_geometry),

@@ -223,6 +223,12 @@ static void test_idx(void **state) {
     assert_int_equal(bb_dataset_label(dataset, 4), 1);
     bb_dataset_destroy(dataset);
 
+    make_dir("dots");
+    write_idx("dots/t10k-images.idx3-ubyte", "dots/t10k-labels.idx1-ubyte", 3);
+    dataset = open_with(at("dots"), NULL);
+    assert_int_equal(bb_dataset_label(dataset, 2), 1);
+    bb_dataset_destroy(dataset);
+
     uint8_t data[16] = {0, 0, 8, 3};
     write_bytes("t10k-images-idx3-ubyte", data, 16); /* no pixels */
     expect_failure(root, NULL, BB_STATUS_BAD_FILE, "images of 0x0");

@@ -343,10 +343,10 @@ static void test_integer_arrays_use_few_bytes(void **state) {
         int32_t values[3];
         size_t size;
     } cases[] = {
-        {{0, 0, 0}, 1},         {{1, -1, 0}, 4},
-        {{127, -128, 0}, 4},    {{128, 0, 0}, 7},
-        {{-129, 0, 0}, 7},      {{32767, 0, 0}, 7},
-        {{32768, 0, 0}, 10},    {{1 << 23, 0, 0}, 13},
+        {{0, 0, 0}, 1},           {{1, -1, 0}, 4},
+        {{127, -128, 0}, 4},      {{128, 0, 0}, 7},
+        {{-129, 0, 0}, 7},        {{32767, 0, 0}, 7},
+        {{32768, 0, 0}, 10},      {{1 << 23, 0, 0}, 13},
         {{-(1 << 23), 0, 0}, 10}, {{INT32_MAX, INT32_MIN, 5}, 13},
     };
     bb_arena *arena = bb_arena_create();
@@ -403,10 +403,11 @@ static void test_info_adds_up(void **state) {
     assert_int_equal(info.plane_bytes + info.constant_bytes + info.other_bytes, bytes.size);
     assert_int_equal(info.layers, m->n_nodes);
     assert_int_equal(info.profiles, 2);
-    /* conv1 9*7*8*27, depthwise 9*7*8*9, ternary 4*4*8*8, fc 16*5; float 8x4*16*8 */
-    uint64_t integer = 9 * 7 * 8 * 27 + 9 * 7 * 8 * 9 + 4 * 4 * 8 * 8 + 16 * 5;
+    /* conv1, depthwise, ternary, fc; the float convolution has two groups */
+    const uint64_t c = S_CHANNELS;
+    uint64_t integer = 63 * c * 27 + 63 * c * 9 + 16 * c * c + 2 * c * S_CLASSES;
     assert_int_equal(info.integer_macs, integer);
-    assert_int_equal(info.macs, integer + 8 * 4 * 16 * 8);
+    assert_int_equal(info.macs, integer + 32 * 2 * c * c);
     info.struct_size = 0;
     assert_int_equal(bb_model_get_info(m, &info, &err), BB_STATUS_INVALID_ARGUMENT);
     bb_buffer_free(&bytes);
@@ -422,9 +423,9 @@ static void test_layers_are_described(void **state) {
     assert_int_equal(info.weight_bits, 2);
     assert_int_equal(info.input_bits, 8);
     assert_int_equal(info.output_bits, 2);
-    assert_int_equal(info.macs, 9 * 7 * 8 * 27);
+    assert_int_equal(info.macs, 9 * 7 * S_CHANNELS * 27);
     assert_int_equal(info.bops, info.macs * 16);
-    assert_int_equal(info.weight_bytes, 8 * 27 * 2 / 8);
+    assert_int_equal(info.weight_bytes, S_CHANNELS * 27 * 2 / 8);
     assert_int_equal(bb_model_get_layer(m, 0, 1, &info, &err), BB_STATUS_OK);
     assert_string_equal(info.kind, "depthwise");
     assert_int_equal(bb_model_get_layer(m, 0, 12, &info, &err), BB_STATUS_OK);
