@@ -18,10 +18,41 @@ static bool clip_bound(bb_executor *ex, const bb_node *node, int i, float absent
     return fixed != NULL;
 }
 
-bool bb_nn_function_posts(bb_executor *ex, const bb_node *node, bb_dn_posts *posts) {
+/* Arithmetic with one number, as far as it is exact whether or not oneDNN fuses the two steps. */
+static bool linear_post(bb_executor *ex, const bb_node *node, int value, int rank,
+                        bb_dn_posts *posts) {
+    if (node->n_in != 2 || node->in[0] == node->in[1])
+        return false;
+    int other = node->in[0] == value ? 1 : 0;
+    const float *fixed = bb_nn_fixed_f32(ex, node, other);
+    const bb_nn_tensor *constant = bb_nn_input(ex, node, other);
+    if (!fixed || constant->elements != 1 || constant->rank > rank)
+        return false;
+    switch (node->op) {
+    case BB_OP_ADD:
+    case BB_OP_SUM:
+        push(posts, BB_DN_LINEAR, 1.0f, fixed[0]);
+        return true;
+    case BB_OP_SUB:
+        push(posts, BB_DN_LINEAR, other == 1 ? 1.0f : -1.0f, other == 1 ? -fixed[0] : fixed[0]);
+        return true;
+    case BB_OP_MUL:
+        push(posts, BB_DN_LINEAR, fixed[0], 0.0f);
+        return true;
+    default:
+        return false;
+    }
+}
+
+bool bb_nn_function_posts(bb_executor *ex, const bb_node *node, int value, int rank,
+                          bb_dn_posts *posts) {
     float low, high;
     const char *mode;
     if (posts->n + 2 > BB_DN_MAX_POSTS)
+        return false;
+    if (linear_post(ex, node, value, rank, posts))
+        return true;
+    if (node->in[0] != value)
         return false;
     switch (node->op) {
     case BB_OP_RELU:
@@ -117,7 +148,7 @@ void bb_nn_collect(bb_executor *ex, int value, int rank, const int64_t *dims, bo
         } else if (sum && chain->posts.n == 0 &&
                    (chain->sum = sum_operand(ex, node, chain->value, rank, dims)) >= 0) {
             push(&chain->posts, BB_DN_SUM, 1.0f, 0.0f);
-        } else if (node->in[0] != chain->value || !bb_nn_function_posts(ex, node, &chain->posts)) {
+        } else if (!bb_nn_function_posts(ex, node, chain->value, rank, &chain->posts)) {
             return;
         }
         chain->nodes[chain->n_nodes++] = reader;

@@ -18,15 +18,30 @@ static bb_status finish(bb_executor *ex, int value, const bb_nn_tensor *like,
     return bb_nn_store(ex, value, layout, buffer, err);
 }
 
+/* The one input that is not a constant, or -1. */
+static int varying_input(bb_executor *ex, const bb_node *node) {
+    int found = -1;
+    for (int i = 0; i < node->n_in; i++) {
+        const bb_nn_tensor *x = bb_nn_input(ex, node, i);
+        if (!x || x->fixed)
+            continue;
+        if (found >= 0)
+            return -1;
+        found = node->in[i];
+    }
+    return found;
+}
+
 bb_status bb_nn_build_function(bb_executor *ex, const bb_node *node, bool *taken, bb_error *err) {
     bb_dn_posts posts = {0};
-    if (node->n_in < 1)
+    int value = varying_input(ex, node);
+    if (value < 0)
         return BB_STATUS_OK;
-    const bb_nn_tensor *x = bb_nn_input(ex, node, 0);
-    if (!x || x->dtype != BB_DTYPE_F32 || x->elements == 0 ||
-        !bb_nn_function_posts(ex, node, &posts))
+    const bb_nn_tensor *x = &ex->tensors[value];
+    if (x->dtype != BB_DTYPE_F32 || x->elements == 0 ||
+        !bb_nn_function_posts(ex, node, value, x->rank, &posts))
         return BB_STATUS_OK;
-    const bb_dn_layout *layout = bb_nn_layout(ex, node->in[0]);
+    const bb_dn_layout *layout = bb_nn_layout(ex, value);
     int src = x->forms->buffer, dst;
     if (!layout)
         return bb_fail_memory(err, "executor");
@@ -83,34 +98,44 @@ static bool broadcast_dims(const bb_nn_tensor *full, const bb_nn_tensor *small, 
     return true;
 }
 
-/* Where the second operand lies for a binary operation: in the first one's layout where it has its
- * dims, else row-major under its dims with ones in front. */
-static bb_status second_operand(bb_executor *ex, int value, const bb_nn_tensor *full,
-                                const int64_t *dims, const bb_dn_layout *layout,
-                                const bb_dn_layout **src1, int *buffer, bb_error *err) {
-    const bb_nn_tensor *small = &ex->tensors[value];
-    if (small->rank == full->rank && small->elements == full->elements) {
-        *src1 = layout;
-        return bb_nn_in_layout(ex, value, layout, buffer, err);
-    }
-    *src1 = bb_dn_plain(ex->dn, full->rank, dims);
-    if (!*src1)
+/* A broadcast operand in the layout an operation settled on, under its dims with ones in front. */
+static bb_status broadcast_operand(bb_executor *ex, int value, int rank, const int64_t *dims,
+                                   bb_dn_op *op, bb_dn_arg arg, int *buffer, bb_error *err) {
+    const bb_dn_layout *plain = bb_dn_plain(ex->dn, rank, dims);
+    const bb_dn_layout *wanted = bb_dn_op_layout(ex->dn, op, arg);
+    int from;
+    if (!plain || !wanted)
         return bb_fail_memory(err, "executor");
-    return bb_nn_in_plain(ex, value, buffer, err);
+    BB_TRY(bb_nn_in_plain(ex, value, buffer, err));
+    if (bb_dn_same(plain, wanted) || bb_dn_is_plain(wanted))
+        return BB_STATUS_OK;
+    from = *buffer;
+    BB_TRY(bb_nn_new_buffer(ex, bb_dn_bytes(wanted), buffer, err));
+    return bb_nn_emit_reorder(ex, plain, from, wanted, *buffer, err);
 }
 
 static bb_status emit_binary(bb_executor *ex, const bb_node *node, bb_dn_binary kind, int first,
                              int second, const int64_t *dims, bb_error *err) {
-    const bb_nn_tensor *full = &ex->tensors[first];
-    const bb_dn_layout *layout = bb_nn_layout(ex, first), *src1;
+    const bb_nn_tensor *full = &ex->tensors[first], *small = &ex->tensors[second];
+    bool equal = small->rank == full->rank && small->elements == full->elements;
+    const bb_dn_layout *layout = bb_nn_layout(ex, first);
+    const bb_dn_layout *src1 = equal ? layout : NULL;
+    if (layout && !equal) /* oneDNN is fast on blocks where a broadcast operand has them as well */
+        src1 = bb_dn_blocked_like(ex->dn, layout, full->rank, dims);
+    if (!src1)
+        src1 = bb_dn_plain(ex->dn, full->rank, dims);
     bb_nn_chain chain;
     bb_dn_op *op;
     bb_nn_arg args[3] = {{full->forms->buffer, BB_DN_SRC}, {0, BB_DN_SRC1}, {0, BB_DN_DST}};
-    if (!layout)
+    if (!layout || !src1)
         return bb_fail_memory(err, "executor");
-    BB_TRY(second_operand(ex, second, full, dims, layout, &src1, &args[1].buffer, err));
     bb_nn_collect(ex, node->out[0], full->rank, full->dims, false, false, &chain);
     BB_TRY(bb_dn_make_binary(ex->dn, kind, layout, src1, &chain.posts, &op, err));
+    if (equal)
+        BB_TRY(bb_nn_in_layout(ex, second, layout, &args[1].buffer, err));
+    else
+        BB_TRY(
+            broadcast_operand(ex, second, full->rank, dims, op, BB_DN_SRC1, &args[1].buffer, err));
     BB_TRY(destination(ex, args[0].buffer, layout, &args[2].buffer, err));
     BB_TRY(bb_nn_emit_op(ex, node, op, args, 3, err));
     BB_TRY(finish(ex, chain.value, full, layout, args[2].buffer, err));
@@ -120,7 +145,8 @@ static bb_status emit_binary(bb_executor *ex, const bb_node *node, bb_dn_binary 
 
 bb_status bb_nn_build_binary(bb_executor *ex, const bb_node *node, bool *taken, bb_error *err) {
     bb_dn_binary kind;
-    if (node->n_in != 2 || !binary_kind(node->op, &kind))
+    BB_TRY(bb_nn_build_function(ex, node, taken, err));
+    if (*taken || node->n_in != 2 || !binary_kind(node->op, &kind))
         return BB_STATUS_OK;
     const bb_nn_tensor *a = bb_nn_input(ex, node, 0), *b = bb_nn_input(ex, node, 1);
     if (!a || !b || a->dtype != BB_DTYPE_F32 || b->dtype != BB_DTYPE_F32 || a->elements == 0 ||
@@ -148,23 +174,14 @@ bb_status bb_nn_build_prelu(bb_executor *ex, const bb_node *node, bool *taken, b
         !broadcast_dims(x, slope, dims))
         return BB_STATUS_OK;
     const bb_dn_layout *layout = bb_nn_layout(ex, node->in[0]);
-    const bb_dn_layout *plain = bb_dn_plain(ex->dn, x->rank, dims);
     const bb_dn_layout *any = bb_dn_any(ex->dn, x->rank, dims);
     bb_dn_op *op;
     bb_nn_arg args[3] = {{x->forms->buffer, BB_DN_SRC}, {0, BB_DN_WEIGHTS}, {0, BB_DN_DST}};
-    if (!layout || !plain || !any)
+    if (!layout || !any)
         return bb_fail_memory(err, "executor");
     BB_TRY(bb_dn_make_prelu(ex->dn, layout, any, &op, err));
-    const bb_dn_layout *wanted = bb_dn_op_layout(ex->dn, op, BB_DN_WEIGHTS);
-    if (!wanted)
-        return bb_fail_memory(err, "executor");
-    BB_TRY(bb_nn_in_plain(ex, node->in[1], &args[1].buffer, err));
-    if (!bb_dn_same(plain, wanted)) {
-        int buffer;
-        BB_TRY(bb_nn_new_buffer(ex, bb_dn_bytes(wanted), &buffer, err));
-        BB_TRY(bb_nn_emit_reorder(ex, plain, args[1].buffer, wanted, buffer, err));
-        args[1].buffer = buffer;
-    }
+    BB_TRY(
+        broadcast_operand(ex, node->in[1], x->rank, dims, op, BB_DN_WEIGHTS, &args[1].buffer, err));
     BB_TRY(destination(ex, args[0].buffer, layout, &args[2].buffer, err));
     BB_TRY(bb_nn_emit_op(ex, node, op, args, 3, err));
     *taken = true;

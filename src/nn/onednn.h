@@ -73,6 +73,9 @@ const bb_dn_layout *bb_dn_plain(bb_dn *dn, int rank, const int64_t *dims);
 const bb_dn_layout *bb_dn_strided(bb_dn *dn, int rank, const int64_t *dims, const int64_t *strides);
 /** Channels innermost (NHWC for rank 4). */
 const bb_dn_layout *bb_dn_channels_last(bb_dn *dn, int rank, const int64_t *dims);
+/** Channels in blocks as in `layout`, for other dims; NULL where layout is not of that kind. */
+const bb_dn_layout *bb_dn_blocked_like(bb_dn *dn, const bb_dn_layout *layout, int rank,
+                                       const int64_t *dims);
 /** To be chosen by the operation. */
 const bb_dn_layout *bb_dn_any(bb_dn *dn, int rank, const int64_t *dims);
 bool bb_dn_same(const bb_dn_layout *a, const bb_dn_layout *b);
@@ -117,7 +120,7 @@ bb_status bb_dn_make_pool(bb_dn *dn, const bb_dn_pool *pool, const bb_dn_layout 
                           bb_error *err);
 bb_status bb_dn_make_function(bb_dn *dn, const bb_dn_post *function, const bb_dn_layout *layout,
                               bb_dn_op **op, bb_error *err);
-/** dst = src0 op src1 in src0's layout; src1 may have ones for dims, or be `any`. */
+/** dst = src0 op src1 in src0's layout; src1 may have ones for dims. */
 bb_status bb_dn_make_binary(bb_dn *dn, bb_dn_binary binary, const bb_dn_layout *src0,
                             const bb_dn_layout *src1, const bb_dn_posts *posts, bb_dn_op **op,
                             bb_error *err);

@@ -147,8 +147,9 @@ typedef struct bb_nn_chain {
     int nodes[BB_DN_MAX_POSTS + 1]; /**< fused ones */
 } bb_nn_chain;
 
-/** Functions of one node as post-operations; false where it is none. */
-bool bb_nn_function_posts(bb_executor *ex, const bb_node *node, bb_dn_posts *posts);
+/** A node as functions of its input `value` (of that rank) alone; false where it is none. */
+bool bb_nn_function_posts(bb_executor *ex, const bb_node *node, int value, int rank,
+                          bb_dn_posts *posts);
 /** Collects what follows `value` (rank and dims are the value's). */
 void bb_nn_collect(bb_executor *ex, int value, int rank, const int64_t *dims, bool norm, bool sum,
                    bb_nn_chain *chain);

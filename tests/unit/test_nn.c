@@ -2,7 +2,7 @@
 /* The executor: fusion, buffers shared in place, taps, errors, the public float API. */
 #include "nn_net.h"
 
-/* Two residual blocks, one with a projection, a tensor that is read late, and a head. */
+/* Two residual blocks, one with a projection, a tensor that is read late, a gate, and a head. */
 static void build_residual(net *n) {
     int x = net_input(n, BB_DTYPE_F32, DIMS(1, 3, 12, 12));
     int stem = NODE(n, BB_OP_CONV, x, net_random(n, -1, 1, DIMS(16, 3, 3, 3)), -1);
@@ -18,7 +18,11 @@ static void build_residual(net *n) {
     int right = NODE(n, BB_OP_CONV, c, net_random(n, -0.2, 0.2, DIMS(24, 16, 3, 3)), -1);
     int d = NODE(n, BB_OP_TANH, NODE(n, BB_OP_ADD, left, right));
     int late = NODE(n, BB_OP_CONV, a, net_random(n, -0.2, 0.2, DIMS(24, 16, 3, 3)), -1);
-    int joined = NODE(n, BB_OP_MUL, d, late);
+    int scaled = NODE(n, BB_OP_MUL, late, net_random(n, -1, 1, DIMS(1, 24, 1, 1)));
+    int halved = NODE(n, BB_OP_SUB, net_random(n, 0, 1, DIMS(1)), scaled);
+    int gate = NODE(n, BB_OP_SIGMOID, NODE(n, BB_OP_GLOBAL_AVERAGE_POOL, halved));
+    int gated = NODE(n, BB_OP_MUL, halved, gate);
+    int joined = NODE(n, BB_OP_MUL, d, gated);
     int both = NODE(n, BB_OP_CONCAT, joined, d);
     assert_true(bb_node_set_int(n->graph, net_last(n), "axis", 1));
     int pooled = NODE(n, BB_OP_GLOBAL_AVERAGE_POOL, both);
