@@ -433,7 +433,7 @@ static void test_literal_hrelu_needs_one_plane_less(void **state) {
             bb_plane_pair low = v.pair;
             low.a += bb_bit_words(LENGTH);
             low.a_bits--;
-            assert_int_equal(bb_dot_levels(&low) + (sum_b << (m - 1)), plain_dot(&v));
+            assert_int_equal(bb_dot_levels(&low) + sum_b * (1 << (m - 1)), plain_dot(&v));
         }
     assert_int_equal(bb_code_from_value(bb_range_apply(BB_RANGE_HRELU, -5), 1), 1);
     assert_int_equal(bb_code_from_value(bb_range_apply(BB_RANGE_HRELU, 5), 1), 1); /* degenerate */
