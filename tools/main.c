@@ -17,7 +17,6 @@ static const struct {
     {"truncate", cmd_truncate, "keep one profile of a model and the planes it needs"},
     {"verify", cmd_verify, "engine == reference bit for bit; error per layer against float"},
     {"explain", cmd_explain, "codes, levels, planes and branch scales of numbers"},
-    {"export", cmd_export, "write a model for other tools (QONNX)"},
 };
 
 static void print_usage(FILE *out) {

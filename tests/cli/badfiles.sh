@@ -11,7 +11,6 @@ for f in empty text; do
     refuses 1 "$f.onnx" bitbranch info $f.onnx
     refuses 1 "$f.bbm" bitbranch bench $f.bbm
     refuses 1 "$f.bbm" bitbranch truncate $f.bbm out.bbm -w 1
-    refuses 1 "$f.bbm" bitbranch export qonnx $f.bbm out
 done
 refuses 1 "directory\|regular file" bitbranch info .
 cp "$ROOT/examples/fashion-mnist/fashion.onnx" net.onnx
