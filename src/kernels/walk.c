@@ -24,7 +24,8 @@ typedef struct walk {
     int32_t groups, group_channels, blocks; /**< output channels and blocks of a group */
     size_t pixel_bytes, part_bytes, row_bytes;
     size_t parts;
-    bool in_place;
+    bool in_place; /**< input rows are used where they are */
+    bool by_tap;   /**< each segment is one tap, so taps in the padding can point elsewhere */
     /* scratch */
     uint8_t *ring, *pad_row, *pad_codes, *pad_pixel;
     int32_t *ring_sums, *pad_sums, *pad_pixel_sums, *column_sums, *window_sums;
@@ -144,7 +145,8 @@ static void set_geometry(walk *w, const bb_conv_desc *desc, const bb_conv_route 
     w->parts = route->parts > 1 ? (size_t)route->parts : 1;
     w->part_bytes = round64((size_t)w->columns * w->pixel_bytes + SLACK);
     w->row_bytes = w->parts * w->part_bytes;
-    w->in_place = route->in_place && needs_no_padding(w);
+    w->by_tap = route->segments == desc->kernel[0] * desc->kernel[1];
+    w->in_place = route->in_place && (w->by_tap || needs_no_padding(w));
     w->strip_rows = strip_rows_of(desc, route, w->row_bytes);
     w->ring_rows = ring_rows_of(desc, w->strip_rows);
     w->group_channels = desc->out_channels / w->groups;
@@ -323,6 +325,22 @@ static void point_pixel(const walk *w, const uint8_t *const *rows, size_t begin,
     }
 }
 
+/** As point_pixel for input rows used in place: taps beside the image point to padding. */
+static void point_taps(const walk *w, const uint8_t *const *rows, int32_t x, int32_t group,
+                       const uint8_t **ptr) {
+    const bb_conv_desc *desc = w->desc;
+    const ptrdiff_t pixels = w->route->pixels;
+    const size_t begin = (size_t)group * w->route->group_bytes;
+
+    for (int32_t ky = 0; ky < desc->kernel[0]; ky++)
+        for (int32_t kx = 0; kx < desc->kernel[1]; kx++, ptr += pixels) {
+            const int32_t ix = x * desc->stride[1] + kx * desc->dilation[1] - desc->pad_begin[1];
+            const bool inside = ix >= 0 && ix < desc->in_width && rows[ky] != w->pad_row;
+
+            *ptr = begin + (inside ? rows[ky] + (size_t)ix * w->pixel_bytes : w->pad_row);
+        }
+}
+
 /** Repeats the last pixel's pointers to the end of its tile. */
 static void fill_tile(const walk *w, const uint8_t **tile, int32_t used) {
     const int32_t pixels = w->route->pixels;
@@ -337,6 +355,7 @@ static void point_strip(walk *w, int32_t n_rows, int32_t group) {
     const bb_conv_desc *desc = w->desc;
     const int32_t pixels = w->route->pixels;
     const size_t step = (size_t)desc->stride[1] * w->pixel_bytes;
+    const bool taps = w->in_place && !needs_no_padding(w);
     const size_t tile_pointers = (size_t)w->route->segments * (size_t)pixels;
     const uint8_t **tile = w->ptr;
     int32_t p = 0;
@@ -346,7 +365,10 @@ static void point_strip(walk *w, int32_t n_rows, int32_t group) {
         size_t begin = (size_t)group * w->route->group_bytes;
 
         for (int32_t x = 0; x < desc->out_width; x++, begin += step) {
-            point_pixel(w, rows, begin, tile + p);
+            if (taps)
+                point_taps(w, rows, x, group, tile + p);
+            else
+                point_pixel(w, rows, begin, tile + p);
             if (++p == pixels) {
                 tile += tile_pointers;
                 p = 0;

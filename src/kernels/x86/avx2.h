@@ -46,13 +46,13 @@ BB_AVX2 static inline int32_t bb_sum_bytes_avx2(const uint8_t *codes, int32_t n)
 
     for (; i + 32 <= n; i += 32)
         sum = _mm256_add_epi64(
-            sum, _mm256_sad_epu8(_mm256_loadu_si256((const __m256i *)(codes + i)), zero));
+            sum, _mm256_sad_epu8(_mm256_loadu_si256((const void *)(codes + i)), zero));
     if (i < n) {
         const __m256i lane =
             _mm256_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19,
                              20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31);
         const __m256i keep = _mm256_cmpgt_epi8(_mm256_set1_epi8((char)(n - i)), lane);
-        const __m256i codes_left = _mm256_loadu_si256((const __m256i *)(codes + i));
+        const __m256i codes_left = _mm256_loadu_si256((const void *)(codes + i));
 
         sum = _mm256_add_epi64(sum, _mm256_sad_epu8(_mm256_and_si256(codes_left, keep), zero));
     }

@@ -43,17 +43,17 @@ BB_AVX2 static inline void add_words(__m256i *sum, __m256i words) {
 
 /** Channels come as sum[0..3] = 0-7, 16-23, 8-15, 24-31. */
 BB_AVX2 static inline void store_sums(int32_t *acc, const __m256i sum[4]) {
-    _mm256_storeu_si256((__m256i *)acc, sum[0]);
-    _mm256_storeu_si256((__m256i *)(acc + 8), sum[2]);
-    _mm256_storeu_si256((__m256i *)(acc + 16), sum[1]);
-    _mm256_storeu_si256((__m256i *)(acc + 24), sum[3]);
+    _mm256_storeu_si256((void *)acc, sum[0]);
+    _mm256_storeu_si256((void *)(acc + 8), sum[2]);
+    _mm256_storeu_si256((void *)(acc + 16), sum[1]);
+    _mm256_storeu_si256((void *)(acc + 24), sum[3]);
 }
 
 /** ptr[tap * PIXELS]; the partner of a last single tap has weight 0. */
 BB_AVX2 static void pixel_bytes(const bb_tile_job *job, const uint8_t *const *ptr, int32_t *acc) {
     const int32_t taps = job->route->segments, pairs = job->route->steps;
     const __m256i zero = _mm256_setzero_si256();
-    const __m256i *w = (const __m256i *)job->weights;
+    const __m256i *w = (const void *)job->weights;
     __m256i sum[4] = {zero, zero, zero, zero};
 
     for (int32_t i = 0; i < pairs;) {
@@ -65,8 +65,8 @@ BB_AVX2 static void pixel_bytes(const bb_tile_job *job, const uint8_t *const *pt
             const int32_t second = 2 * i + 1 < taps ? 2 * i + 1 : 2 * i;
             const uint8_t *a = ptr[2 * i * PIXELS] + job->channel;
             const uint8_t *b = ptr[second * PIXELS] + job->channel;
-            const __m256i ua = _mm256_loadu_si256((const __m256i *)a);
-            const __m256i ub = _mm256_loadu_si256((const __m256i *)b);
+            const __m256i ua = _mm256_loadu_si256((const void *)a);
+            const __m256i ub = _mm256_loadu_si256((const void *)b);
 
             lo = _mm256_add_epi16(lo, _mm256_maddubs_epi16(_mm256_unpacklo_epi8(ua, ub), w[0]));
             hi = _mm256_add_epi16(hi, _mm256_maddubs_epi16(_mm256_unpackhi_epi8(ua, ub), w[1]));
@@ -84,13 +84,13 @@ BB_AVX2 static inline __m256i madd_pairs(__m256i sum, __m128i pairs, const __m25
 BB_AVX2 static void pixel_words(const bb_tile_job *job, const uint8_t *const *ptr, int32_t *acc) {
     const int32_t taps = job->route->segments, pairs = job->route->steps;
     const __m256i zero = _mm256_setzero_si256();
-    const __m256i *w = (const __m256i *)job->weights;
+    const __m256i *w = (const void *)job->weights;
     __m256i sum[4] = {zero, zero, zero, zero};
 
     for (int32_t i = 0; i < pairs; i++, w += 4) {
         const int32_t second = 2 * i + 1 < taps ? 2 * i + 1 : 2 * i;
-        const __m128i *a = (const __m128i *)(ptr[2 * i * PIXELS] + job->channel);
-        const __m128i *b = (const __m128i *)(ptr[second * PIXELS] + job->channel);
+        const __m128i *a = (const void *)(ptr[2 * i * PIXELS] + job->channel);
+        const __m128i *b = (const void *)(ptr[second * PIXELS] + job->channel);
         const __m128i a0 = _mm_loadu_si128(a), a1 = _mm_loadu_si128(a + 1);
         const __m128i b0 = _mm_loadu_si128(b), b1 = _mm_loadu_si128(b + 1);
 
@@ -102,12 +102,43 @@ BB_AVX2 static void pixel_words(const bb_tile_job *job, const uint8_t *const *pt
     store_sums(acc, sum);
 }
 
-static void block_bytes(const bb_tile_job *job) {
+/* 3x3 unrolled: no loop control, pointers and weights at constant places. */
+#define TAP(i) _mm256_loadu_si256((const void *)(ptr[(i)*PIXELS] + job->channel))
+#define BYTE_PAIR(k, a, b)                                                                         \
+    ua = a;                                                                                        \
+    ub = b;                                                                                        \
+    lo = _mm256_add_epi16(lo, _mm256_maddubs_epi16(_mm256_unpacklo_epi8(ua, ub), w[2 * (k)]));     \
+    hi = _mm256_add_epi16(hi, _mm256_maddubs_epi16(_mm256_unpackhi_epi8(ua, ub), w[2 * (k) + 1]))
+
+/** As pixel_bytes for nine taps whose five pairs fit the schedule. */
+BB_AVX2 static inline void nine_bytes(const bb_tile_job *job, const uint8_t *const *ptr,
+                                      int32_t *acc) {
+    const __m256i *w = (const void *)job->weights;
+    __m256i ua = TAP(0), ub = TAP(1);
+    __m256i lo = _mm256_maddubs_epi16(_mm256_unpacklo_epi8(ua, ub), w[0]);
+    __m256i hi = _mm256_maddubs_epi16(_mm256_unpackhi_epi8(ua, ub), w[1]);
+
+    BYTE_PAIR(1, TAP(2), TAP(3));
+    BYTE_PAIR(2, TAP(4), TAP(5));
+    BYTE_PAIR(3, TAP(6), TAP(7));
+    BYTE_PAIR(4, TAP(8), ua);
+    _mm256_storeu_si256((void *)acc, _mm256_cvtepi16_epi32(_mm256_castsi256_si128(lo)));
+    _mm256_storeu_si256((void *)(acc + 8), _mm256_cvtepi16_epi32(_mm256_castsi256_si128(hi)));
+    _mm256_storeu_si256((void *)(acc + 16), _mm256_cvtepi16_epi32(_mm256_extracti128_si256(lo, 1)));
+    _mm256_storeu_si256((void *)(acc + 24), _mm256_cvtepi16_epi32(_mm256_extracti128_si256(hi, 1)));
+}
+
+BB_AVX2 static void block_nine_bytes(const bb_tile_job *job) {
+    for (int32_t p = 0; p < job->n_pixels; p++)
+        nine_bytes(job, job->ptr + p, job->acc + p * BB_TILE_STRIDE);
+}
+
+BB_AVX2 static void block_bytes(const bb_tile_job *job) {
     for (int32_t p = 0; p < job->n_pixels; p++)
         pixel_bytes(job, job->ptr + p, job->acc + p * BB_TILE_STRIDE);
 }
 
-static void block_words(const bb_tile_job *job) {
+BB_AVX2 static void block_words(const bb_tile_job *job) {
     for (int32_t p = 0; p < job->n_pixels; p++)
         pixel_words(job, job->ptr + p, job->acc + p * BB_TILE_STRIDE);
 }
@@ -135,6 +166,8 @@ static bb_conv_route route_of(const bb_conv_desc *desc) {
 
     bb_route_segments(desc, &route);
     route.steps = (route.segments + 1) / 2;
+    if (bytes && route.segments == 9 && exact >= route.steps)
+        route.block = block_nine_bytes;
     route.block_bytes = (size_t)route.steps * 2 * BLOCK * (size_t)route.variant;
     return route;
 }

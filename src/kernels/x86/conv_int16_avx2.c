@@ -76,7 +76,7 @@ static void block_tile(const bb_tile_job *job) {
 
 /** One pixel (fully connected). */
 BB_AVX2 static void block_single(const bb_tile_job *job) {
-    const __m256i *w = (const __m256i *)job->weights;
+    const __m256i *w = (const void *)job->weights;
     __m256i a0 = _mm256_setzero_si256(), a1 = a0;
 
     for (int32_t s = 0; s < job->route->segments; s++) {
@@ -92,8 +92,8 @@ BB_AVX2 static void block_single(const bb_tile_job *job) {
             a1 = _mm256_add_epi32(a1, _mm256_madd_epi16(u, w[1]));
         }
     }
-    _mm256_storeu_si256((__m256i *)job->acc, a0);
-    _mm256_storeu_si256((__m256i *)(job->acc + 8), a1);
+    _mm256_storeu_si256((void *)job->acc, a0);
+    _mm256_storeu_si256((void *)(job->acc + 8), a1);
 }
 
 /** Widens codes; up to 15 more than n*channels are read and written. */
@@ -103,9 +103,9 @@ BB_AVX2 static void transform(const bb_conv_desc *desc, const uint8_t *codes, in
 
     (void)part_bytes, (void)sums;
     for (size_t i = 0; i < total; i += 16) {
-        const __m128i u = _mm_loadu_si128((const __m128i *)(codes + i));
+        const __m128i u = _mm_loadu_si128((const void *)(codes + i));
 
-        _mm256_storeu_si256((__m256i *)(dst + 2 * i), _mm256_cvtepu8_epi16(u));
+        _mm256_storeu_si256((void *)(dst + 2 * i), _mm256_cvtepu8_epi16(u));
     }
 }
 

@@ -143,19 +143,19 @@ BB_AVX2 static void clear_tile(int32_t *acc, int32_t pixels) {
     const __m256i zero = _mm256_setzero_si256();
 
     for (int32_t p = 0; p < pixels; p++, acc += BB_TILE_STRIDE) {
-        _mm256_storeu_si256((__m256i *)acc, zero);
-        _mm256_storeu_si256((__m256i *)(acc + 8), zero);
+        _mm256_storeu_si256((void *)acc, zero);
+        _mm256_storeu_si256((void *)(acc + 8), zero);
     }
 }
 
 /** acc = 2*acc + parity*sum(u). */
 BB_AVX2 static void finish_halved(const bb_tile_job *job) {
     const uint8_t *parity = job->weights + job->route->block_bytes - STEP;
-    const __m256i p0 = _mm256_load_si256((const __m256i *)parity);
-    const __m256i p1 = _mm256_load_si256((const __m256i *)(parity + 32));
+    const __m256i p0 = _mm256_load_si256((const void *)parity);
+    const __m256i p1 = _mm256_load_si256((const void *)(parity + 32));
 
     for (int32_t p = 0; p < job->n_pixels; p++) {
-        __m256i *acc = (__m256i *)(job->acc + p * BB_TILE_STRIDE);
+        __m256i *acc = (void *)(job->acc + p * BB_TILE_STRIDE);
         const __m256i sum = _mm256_set1_epi32(job->sums[p]);
         const __m256i a0 = _mm256_slli_epi32(_mm256_loadu_si256(acc), 1);
         const __m256i a1 = _mm256_slli_epi32(_mm256_loadu_si256(acc + 1), 1);
@@ -202,7 +202,7 @@ static void block_tile(const bb_tile_job *job) {
 BB_AVX2 static void block_single(const bb_tile_job *job) {
     const bb_conv_route *route = job->route;
     const __m256i ones = _mm256_set1_epi16(1);
-    const __m256i *w = (const __m256i *)job->weights;
+    const __m256i *w = (const void *)job->weights;
     __m256i sum0 = _mm256_setzero_si256(), sum1 = sum0;
 
     for (int32_t s = 0; s < route->segments; s++) {
@@ -226,8 +226,8 @@ BB_AVX2 static void block_single(const bb_tile_job *job) {
             sum1 = _mm256_add_epi32(sum1, _mm256_madd_epi16(a1, ones));
         }
     }
-    _mm256_storeu_si256((__m256i *)job->acc, sum0);
-    _mm256_storeu_si256((__m256i *)(job->acc + 8), sum1);
+    _mm256_storeu_si256((void *)job->acc, sum0);
+    _mm256_storeu_si256((void *)(job->acc + 8), sum1);
     if (route->variant == HALVED)
         finish_halved(job);
 }

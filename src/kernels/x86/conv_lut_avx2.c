@@ -141,7 +141,7 @@ BB_AVX2 static inline void add_sums(int32_t *acc, __m256i sums, __m128i shift, b
                                     __m256i start) {
     __m256i lo = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(sums));
     __m256i hi = _mm256_cvtepu16_epi32(_mm256_extracti128_si256(sums, 1));
-    __m256i *dst = (__m256i *)acc;
+    __m256i *dst = (void *)acc;
 
     lo = _mm256_sll_epi32(lo, shift);
     hi = _mm256_sll_epi32(hi, shift);
@@ -159,8 +159,8 @@ BB_AVX2 static void flush(const bb_tile_job *job, int32_t shift, bool first) {
         int32_t *acc = job->acc + (ptrdiff_t)p * BB_TILE_STRIDE;
 
         for (int v = 0; v < 2; v++) {
-            const __m256i s = _mm256_load_si256((const __m256i *)w->sums[0][p][v]);
-            const __m256i h = _mm256_load_si256((const __m256i *)w->sums[1][p][v]);
+            const __m256i s = _mm256_load_si256((const void *)w->sums[0][p][v]);
+            const __m256i h = _mm256_load_si256((const void *)w->sums[1][p][v]);
 
             if (interleaved(job->route)) {
                 add_sums(acc + v * 16, s, by, first, start);
@@ -307,8 +307,8 @@ BB_AVX2 static inline void make_tables(__m128i codes, uint8_t *dst) {
         _mm256_add_epi8(_mm256_shuffle_epi8(pairs, _mm256_add_epi8(low, eight)),
                         _mm256_shuffle_epi8(pairs, _mm256_add_epi8(high, eight)));
 
-    _mm256_storeu_si256((__m256i *)dst, first);
-    _mm256_storeu_si256((__m256i *)(dst + 32), second);
+    _mm256_storeu_si256((void *)dst, first);
+    _mm256_storeu_si256((void *)(dst + 32), second);
 }
 
 BB_AVX2 static void transform(const bb_conv_desc *desc, const uint8_t *codes, int32_t n,
@@ -320,7 +320,7 @@ BB_AVX2 static void transform(const bb_conv_desc *desc, const uint8_t *codes, in
     bb_sum_pixels_avx2(desc, codes, n, sums);
     for (int32_t i = 0; i < n * desc->groups; i++, codes += depth) {
         for (int32_t d = 0; d < depth; d += 16) {
-            const __m128i u = _mm_loadu_si128((const __m128i *)(codes + d));
+            const __m128i u = _mm_loadu_si128((const void *)(codes + d));
 
             make_tables(_mm_and_si128(u, nibble), dst + (ptrdiff_t)d * 4);
             if (two_parts)

@@ -103,8 +103,9 @@ static bool supports(const bb_conv_desc *desc) {
 #define PAIR_TWO(p, s, t)                                                                          \
     TABLE_OF(p)                                                                                    \
     SECOND_OF(p)                                                                                   \
-    LOOK("24", "29") LOOK2("26", "0") LOOK("25", "30") LOOK2("1", "2") ADD("29", "0")              \
-        ADD("30", "2") PAIR_FOLD("0", s) PAIR_FOLD("2", t)
+    LOOK("24", "29")                                                                               \
+    LOOK2("26", "0") LOOK("25", "30") LOOK2("1", "2") ADD("29", "0") ADD("30", "2")                \
+        PAIR_FOLD("0", s) PAIR_FOLD("2", t)
 
 #define BEGIN(resume)                                                                              \
     "movq (%0), %%rsi\n\tmovq 8(%0), %%rdx\n\tmovq 48(%0), %%rcx\n\t"                              \
@@ -144,8 +145,8 @@ static bool supports(const bb_conv_desc *desc) {
 #define PLANES_FOLDS                                                                               \
     PLANE_FOLD("0", "6", "12")                                                                     \
     PLANE_FOLD("1", "7", "13")                                                                     \
-    PLANE_FOLD("2", "8", "14") PLANE_FOLD("3", "9", "15") PLANE_FOLD("4", "10", "16")              \
-        PLANE_FOLD("5", "11", "17")
+    PLANE_FOLD("2", "8", "14")                                                                     \
+    PLANE_FOLD("3", "9", "15") PLANE_FOLD("4", "10", "16") PLANE_FOLD("5", "11", "17")
 #define PLANES_SUMS(move)                                                                          \
     move("0", "6") move("64", "12") move("128", "7") move("192", "13") move("256", "8")            \
         move("320", "14") move("384", "9") move("448", "15") move("512", "10") move("576", "16")   \
@@ -169,14 +170,15 @@ BB_VBMI static void loop_planes_twos(const loop_args *args) {
 #define PAIRS_SETS                                                                                 \
     PAIR_SET("r8", "0", "1")                                                                       \
     PAIR_SET("r9", "2", "3")                                                                       \
-    PAIR_SET("r10", "4", "5") PAIR_SET("r11", "6", "7") PAIR_SET("r12", "8", "9")                  \
-        PAIR_SET("r13", "10", "11")
+    PAIR_SET("r10", "4", "5")                                                                      \
+    PAIR_SET("r11", "6", "7") PAIR_SET("r12", "8", "9") PAIR_SET("r13", "10", "11")
 #define PAIRS_FOLDS                                                                                \
     PAIR_FOLD("0", "12")                                                                           \
     PAIR_FOLD("1", "13")                                                                           \
-    PAIR_FOLD("2", "14") PAIR_FOLD("3", "15") PAIR_FOLD("4", "16") PAIR_FOLD("5", "17")            \
-        PAIR_FOLD("6", "18") PAIR_FOLD("7", "19") PAIR_FOLD("8", "20") PAIR_FOLD("9", "21")        \
-            PAIR_FOLD("10", "22") PAIR_FOLD("11", "23")
+    PAIR_FOLD("2", "14")                                                                           \
+    PAIR_FOLD("3", "15") PAIR_FOLD("4", "16") PAIR_FOLD("5", "17") PAIR_FOLD("6", "18")            \
+        PAIR_FOLD("7", "19") PAIR_FOLD("8", "20") PAIR_FOLD("9", "21") PAIR_FOLD("10", "22")       \
+            PAIR_FOLD("11", "23")
 #define PAIRS_SUMS(move)                                                                           \
     move("0", "12") move("64", "13") move("128", "14") move("192", "15") move("256", "16")         \
         move("320", "17") move("384", "18") move("448", "19") move("512", "20") move("576", "21")  \
@@ -411,7 +413,7 @@ BB_VBMI static void transform(const bb_conv_desc *desc, const uint8_t *codes, in
     bb_sum_pixels_avx2(desc, codes, n, sums);
     for (int32_t i = 0; i < n * desc->groups; i++, codes += depth) {
         for (int32_t t = 0; t < tables; t += 4) {
-            const __m256i u = _mm256_loadu_si256((const __m256i *)(codes + (ptrdiff_t)t * GROUP));
+            const __m256i u = _mm256_loadu_si256((const void *)(codes + (ptrdiff_t)t * GROUP));
             const int32_t count = tables - t < 4 ? tables - t : 4;
             uint8_t *out = dst + (ptrdiff_t)t * TABLE;
 

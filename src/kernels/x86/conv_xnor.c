@@ -33,7 +33,7 @@ BB_AVX2 static void transform(const bb_conv_desc *desc, const uint8_t *codes, in
     (void)part_bytes, (void)sums;
     for (int32_t i = 0; i < n * desc->groups; i++, codes += depth)
         for (int32_t d = 0; d < depth; d += WORD, dst += 4) {
-            const __m256i u = _mm256_loadu_si256((const __m256i *)(codes + d));
+            const __m256i u = _mm256_loadu_si256((const void *)(codes + d));
             uint32_t bits = (uint32_t)_mm256_movemask_epi8(_mm256_slli_epi16(u, 7));
 
             if (depth - d < WORD)
@@ -83,15 +83,15 @@ BB_AVX2 static inline void count_segment(const uint8_t *bits, const __m256i *w, 
 
 BB_AVX2 static void block_avx2(const bb_tile_job *job) {
     const bb_conv_route *route = job->route;
-    const __m256i *plus = (const __m256i *)(job->weights + route->block_bytes - STEP);
+    const __m256i *w = (const void *)job->weights;
+    const __m256i *plus = (const void *)(job->weights + route->block_bytes - STEP);
 
     for (int32_t p = 0; p < job->n_pixels; p++) {
         __m256i sum[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-        __m256i *acc = (__m256i *)(job->acc + p * BB_TILE_STRIDE);
+        __m256i *acc = (void *)(job->acc + p * BB_TILE_STRIDE);
 
         for (int32_t s = 0; s < route->segments; s++)
-            count_segment(job->ptr[s * route->pixels + p],
-                          (const __m256i *)job->weights + (ptrdiff_t)s * route->steps * 2,
+            count_segment(job->ptr[s * route->pixels + p], w + (ptrdiff_t)s * route->steps * 2,
                           route->steps, sum);
         _mm256_storeu_si256(acc, _mm256_sub_epi32(plus[0], sum[0]));
         _mm256_storeu_si256(acc + 1, _mm256_sub_epi32(plus[1], sum[1]));
