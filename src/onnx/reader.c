@@ -377,17 +377,25 @@ static bb_status read_model(bb_onnx_reader *r, const Onnx__ModelProto *model, na
     return read_outputs(r, model->graph, table);
 }
 
-/* Weights at four bytes each; shapes, indices and the like (int64) do not count. */
-static uint64_t parameter_bytes(const bb_graph *graph) {
-    uint64_t total = 0;
-    for (size_t i = 0; i < graph->n_values; i++) {
-        size_t n;
-        const bb_value *value = &graph->values[i];
-        if (value->data && value->dtype != BB_DTYPE_I64 && value->dtype != BB_DTYPE_BOOL &&
-            bb_value_elements(value, &n))
-            total += 4 * (uint64_t)n;
-    }
-    return total;
+/* Constants that nodes read, at four bytes an element; shapes, indices and the like (int64) do not
+ * count. */
+static bb_status count_parameters(bb_graph *graph, bb_error *err) {
+    bool *counted = bb_calloc_array(graph->n_values, sizeof(*counted));
+    if (!counted)
+        return bb_fail_memory(err, graph->name);
+    for (size_t i = 0; i < graph->n_nodes; i++)
+        for (int k = 0; k < graph->nodes[i].n_in; k++) {
+            size_t n;
+            const bb_value *value = bb_node_input(graph, &graph->nodes[i], k);
+            if (!bb_value_is_constant(value) || counted[value - graph->values])
+                continue;
+            counted[value - graph->values] = true;
+            if (value->dtype != BB_DTYPE_I64 && value->dtype != BB_DTYPE_BOOL &&
+                bb_value_elements(value, &n))
+                graph->parameter_bytes += 4 * (uint64_t)n;
+        }
+    bb_free(counted);
+    return BB_STATUS_OK;
 }
 
 static void *proto_alloc(void *user, size_t size) {
@@ -423,10 +431,10 @@ bb_status bb_onnx_read_buffer(const void *data, size_t size, const char *folder,
     status = bb_error_prefix(err, status, "%s", name);
     if (status == BB_STATUS_OK)
         status = bb_graph_link(r.graph, err);
-    if (status == BB_STATUS_OK) {
-        r.graph->parameter_bytes = parameter_bytes(r.graph);
+    if (status == BB_STATUS_OK)
+        status = count_parameters(r.graph, err);
+    if (status == BB_STATUS_OK)
         status = bb_graph_fold_constants(r.graph, false, err);
-    }
     if (status != BB_STATUS_OK) {
         bb_graph_destroy(r.graph);
         return status;
