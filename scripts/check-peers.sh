@@ -1,0 +1,29 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# Compares the float run of ONNX networks with ONNX Runtime: check-peers.sh BUILD [DATA].
+# Needs PyPI the first time.
+set -eu
+root=$(cd "$(dirname "$0")/.." && pwd)
+build=${1:?usage: check-peers.sh BUILD [DATA]}
+build=$(cd "$build" && pwd)
+data=${2:-${BITBRANCH_DATA:-$root/../shared/data}}
+
+peers() {
+    "$root/scripts/with-peers.sh" "$build" "$@"
+}
+
+peers -c 'import PIL' 2>/dev/null || "$build/peers-venv/bin/pip" install -q pillow
+ninja -C "$build" tests/peers/float_dump
+dump=$build/tests/peers/float_dump
+
+if [ -f "$root/tests/peers/make_fixtures.py" ]; then
+    fixtures=$build/peers-fixtures
+    mkdir -p "$fixtures"
+    peers "$root/tests/peers/make_fixtures.py" "$fixtures"
+    peers "$root/tests/peers/compare_float.py" "$dump" "$fixtures"
+fi
+if [ -d "$data/models" ]; then
+    peers "$root/tests/peers/compare_float.py" "$dump" "$data/models" "$data/datasets"
+else
+    echo "no models in $data: only the fixtures were compared"
+fi
