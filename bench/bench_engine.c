@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Time of a whole network with random weights: the residual network of 18 layers (He et al. 2015)
- * at 224x224, first and last layer w8a8, all others at the bits given. Per-layer times show where
- * the time goes; accuracy has no meaning here.
+ * Time of a whole network with random weights at 224x224: the residual network of 18 layers (He et
+ * al. 2015) or, with -m, MobileNetV2 (Sandler et al. 2018). First and last layer are w8a8, all
+ * others have the bits given. Per-layer times (-l) show where the time goes; accuracy has no
+ * meaning here.
  *
- *     bench_engine [-w K] [-a M] [-t THREADS] [-n RUNS] [-c CPU] [-l]
+ *     bench_engine [-m] [-w K] [-a M] [-t THREADS] [-n RUNS] [-c CPU] [-l]
  */
 #include "bitbranch/engine.h"
 #include "model/model.h"
@@ -59,6 +60,7 @@ typedef struct layer {
     int in, residual; /**< residual -1 = none */
     int cin, cout, kernel, stride;
     uint32_t planes;
+    bool depthwise;
 } layer;
 
 /* Codes of `bits` and, where keep is not NULL, a second copy for the shortcut. */
@@ -80,10 +82,11 @@ static int add_conv(builder *b, const layer *l, uint32_t bits, int *keep) {
                                    {pad, pad},
                                    false,
                                    false};
-    node->groups = 1;
-    node->planes = random_planes(b, l->cout, l->kernel * l->kernel, l->cin, l->planes);
+    const int depth = l->depthwise ? 1 : l->cin;
+    node->groups = l->depthwise ? (uint32_t)l->cin : 1;
+    node->planes = random_planes(b, l->cout, l->kernel * l->kernel, depth, l->planes);
     for (int i = 0; i < (keep ? 2 : 1); i++) {
-        b->depth[out[i]] = (double)(l->kernel * l->kernel * l->cin) * (double)(1u << l->planes);
+        b->depth[out[i]] = (double)(l->kernel * l->kernel * depth) * (double)(1u << l->planes);
         b->second[out[i]] = l->residual >= 0;
     }
     return out[0];
@@ -96,10 +99,13 @@ static int add_block(builder *b, int x, int *shortcut, int cin, int cout, int st
     snprintf(name[1], 32, "conv%d.%zu.down", cout, b->model->n_nodes);
     snprintf(name[2], 32, "conv%d.%zu.b", cout, b->model->n_nodes);
     int side = *shortcut;
-    const int inner = add_conv(b, &(layer){name[0], x, -1, cin, cout, 3, stride, k}, m, NULL);
+    const int inner =
+        add_conv(b, &(layer){name[0], x, -1, cin, cout, 3, stride, k, false}, m, NULL);
     if (stride != 1)
-        side = add_conv(b, &(layer){name[1], x, -1, cin, cout, 1, stride, k}, RESIDUAL_BITS, NULL);
-    return add_conv(b, &(layer){name[2], inner, side, cout, cout, 3, 1, k}, last_bits, shortcut);
+        side = add_conv(b, &(layer){name[1], x, -1, cin, cout, 1, stride, k, false}, RESIDUAL_BITS,
+                        NULL);
+    return add_conv(b, &(layer){name[2], inner, side, cout, cout, 3, 1, k, false}, last_bits,
+                    shortcut);
 }
 
 static void linear(builder *b, bb_requant *r, double spread, bool second, uint32_t bits) {
@@ -142,55 +148,104 @@ static void add_profile(builder *b, uint32_t k, uint32_t m) {
             if (node->kind == BB_NODE_CONV && model->tensors[t].kind == BB_TENSOR_CODE)
                 linear(b, r, sqrt(b->depth[t]) * (double)(1 << b->bits[node->in[0]]) * 30,
                        b->second[t], b->bits[t]);
-            else if (node->kind == BB_NODE_AVERAGE_POOL)
+            else if (node->kind == BB_NODE_AVERAGE_POOL || node->kind == BB_NODE_REQUANT)
                 linear(b, r, 500, false, 8);
         }
     }
 }
 
-static bb_model *resnet18(uint32_t k, uint32_t m) {
+static builder *start(const char *name, int *image) {
     static builder b;
     b.model = bb_model_create();
+    if (!b.model)
+        die("out of memory");
     bb_rng_seed(&b.rng, 1);
-    b.model->name = bb_arena_strdup(b.model->arena, "resnet18");
-    const int image = add_tensor(&b, BB_TENSOR_CODE, 4, 3, 8);
-    memcpy(b.model->tensors[image].dims, (int64_t[]){-1, 224, 224, 3}, 4 * sizeof(int64_t));
-    bb_model_add_input(b.model, image);
-    int x = add_conv(&b, &(layer){"conv1", image, -1, 3, 64, 7, 2, 8}, RESIDUAL_BITS, NULL);
-    const int pooled = add_tensor(&b, BB_TENSOR_CODE, 4, 64, RESIDUAL_BITS);
-    bb_model_add_node(b.model, "maxpool", BB_NODE_MAX_POOL, 1, &x, 1, &pooled)->geometry =
-        (bb_geometry){{3, 3}, {2, 2}, {1, 1}, {1, 1}, {1, 1}, false, false};
-    int shortcut = pooled;
-    x = add_tensor(&b, BB_TENSOR_CODE, 4, 64, m);
-    bb_model_add_node(b.model, "codes", BB_NODE_REQUANT, 1, &pooled, 1, &x);
-    for (int stage = 0, cin = 64; stage < 4; stage++)
-        for (int block = 0; block < 2; block++) {
-            const int cout = 64 << stage;
-            x = add_block(&b, x, &shortcut, cin, cout, stage > 0 && block == 0 ? 2 : 1, k, m,
-                          stage == 3 && block == 1 ? 8 : m);
-            cin = cout;
-        }
-    const int mean = add_tensor(&b, BB_TENSOR_CODE, 4, 512, 8);
-    bb_model_add_node(b.model, "mean", BB_NODE_AVERAGE_POOL, 1, &x, 1, &mean);
-    const int flat = add_tensor(&b, BB_TENSOR_CODE, 2, 512, 8);
-    bb_model_add_node(b.model, "flatten", BB_NODE_RESHAPE, 1, &mean, 1, &flat);
-    const int logits = add_tensor(&b, BB_TENSOR_FLOAT, 2, 1000, 8);
-    b.planes[b.model->n_nodes] = 8;
-    bb_model_node *fc = bb_model_add_node(b.model, "fc", BB_NODE_CONV, 1, &flat, 1, &logits);
-    fc->geometry = (bb_geometry){{1, 1}, {1, 1}, {1, 1}, {0, 0}, {0, 0}, false, false};
-    fc->groups = 1;
-    fc->planes = random_planes(&b, 1000, 1, 512, 8);
-    bb_model_add_output(b.model, logits);
-    add_profile(&b, k, m);
-    bb_tensor_params *codes = &b.model->profiles[0].tensors[b.model->nodes[2].out[0]];
-    linear(&b, &codes->requant, 400, false, m);
-    bb_requant *r = &b.model->profiles[0].tensors[logits].requant;
-    float *scale = bb_arena_array(b.model->arena, 2000, sizeof(*scale));
+    b.model->name = bb_arena_strdup(b.model->arena, name);
+    *image = add_tensor(&b, BB_TENSOR_CODE, 4, 3, 8);
+    memcpy(b.model->tensors[*image].dims, (int64_t[]){-1, 224, 224, 3}, 4 * sizeof(int64_t));
+    bb_model_add_input(b.model, *image);
+    return &b;
+}
+
+static void set_float(builder *b, bb_requant *r) {
+    float *scale = bb_arena_array(b->model->arena, 2000, sizeof(*scale));
     for (int c = 0; c < 1000; c++)
         scale[c] = 1e-4f;
     *r = (bb_requant){
         .kind = BB_REQUANT_FLOAT, .channels = 1000, .scale = scale, .bias = scale + 1000};
-    return b.model;
+}
+
+/* Mean over the image, then 1000 classes. */
+static bb_model *finish(builder *b, int x, int channels, uint32_t k, uint32_t m) {
+    const int mean = add_tensor(b, BB_TENSOR_CODE, 4, channels, 8);
+    bb_model_add_node(b->model, "mean", BB_NODE_AVERAGE_POOL, 1, &x, 1, &mean);
+    const int flat = add_tensor(b, BB_TENSOR_CODE, 2, channels, 8);
+    bb_model_add_node(b->model, "flatten", BB_NODE_RESHAPE, 1, &mean, 1, &flat);
+    const int logits = add_tensor(b, BB_TENSOR_FLOAT, 2, 1000, 8);
+    b->planes[b->model->n_nodes] = 8;
+    bb_model_node *fc = bb_model_add_node(b->model, "fc", BB_NODE_CONV, 1, &flat, 1, &logits);
+    fc->geometry = (bb_geometry){{1, 1}, {1, 1}, {1, 1}, {0, 0}, {0, 0}, false, false};
+    fc->groups = 1;
+    fc->planes = random_planes(b, 1000, 1, channels, 8);
+    bb_model_add_output(b->model, logits);
+    add_profile(b, k, m);
+    set_float(b, &b->model->profiles[0].tensors[logits].requant);
+    return b->model;
+}
+
+static bb_model *resnet18(uint32_t k, uint32_t m) {
+    int image;
+    builder *b = start("resnet18", &image);
+    int x = add_conv(b, &(layer){"conv1", image, -1, 3, 64, 7, 2, 8, false}, RESIDUAL_BITS, NULL);
+    const int pooled = add_tensor(b, BB_TENSOR_CODE, 4, 64, RESIDUAL_BITS);
+    bb_model_add_node(b->model, "maxpool", BB_NODE_MAX_POOL, 1, &x, 1, &pooled)->geometry =
+        (bb_geometry){{3, 3}, {2, 2}, {1, 1}, {1, 1}, {1, 1}, false, false};
+    int shortcut = pooled;
+    x = add_tensor(b, BB_TENSOR_CODE, 4, 64, m);
+    bb_model_add_node(b->model, "codes", BB_NODE_REQUANT, 1, &pooled, 1, &x);
+    for (int stage = 0, cin = 64; stage < 4; stage++)
+        for (int block = 0; block < 2; block++) {
+            const int cout = 64 << stage;
+            x = add_block(b, x, &shortcut, cin, cout, stage > 0 && block == 0 ? 2 : 1, k, m,
+                          stage == 3 && block == 1 ? 8 : m);
+            cin = cout;
+        }
+    return finish(b, x, 512, k, m);
+}
+
+/* One inverted residual; *shortcut is the 8-bit copy of x where one was made, else -1. */
+static int add_inverted(builder *b, int x, int *shortcut, int cin, int cout, int expand, int stride,
+                        bool keep, uint32_t k, uint32_t m) {
+    char name[3][32];
+    const int inner = cin * expand;
+    snprintf(name[0], 32, "expand%d.%zu", inner, b->model->n_nodes);
+    snprintf(name[1], 32, "depthwise%d.%zu", inner, b->model->n_nodes);
+    snprintf(name[2], 32, "project%d.%zu", cout, b->model->n_nodes);
+    const int side = stride == 1 && cin == cout ? *shortcut : -1;
+    if (expand != 1)
+        x = add_conv(b, &(layer){name[0], x, -1, cin, inner, 1, 1, k, false}, m, NULL);
+    x = add_conv(b, &(layer){name[1], x, -1, inner, inner, 3, stride, k, true}, m, NULL);
+    *shortcut = -1;
+    return add_conv(b, &(layer){name[2], x, side, inner, cout, 1, 1, k, false}, m,
+                    keep ? shortcut : NULL);
+}
+
+static bb_model *mobilenetv2(uint32_t k, uint32_t m) {
+    static const struct {
+        int expand, cout, n, stride;
+    } stages[] = {{1, 16, 1, 1}, {6, 24, 2, 2},  {6, 32, 3, 2}, {6, 64, 4, 2},
+                  {6, 96, 3, 1}, {6, 160, 3, 2}, {6, 320, 1, 1}};
+    int image, shortcut = -1, cin = 32;
+    builder *b = start("mobilenetv2", &image);
+    int x = add_conv(b, &(layer){"conv1", image, -1, 3, 32, 3, 2, 8, false}, m, NULL);
+    for (size_t s = 0; s < BB_COUNT(stages); s++)
+        for (int i = 0; i < stages[s].n; i++) {
+            x = add_inverted(b, x, &shortcut, cin, stages[s].cout, stages[s].expand,
+                             i == 0 ? stages[s].stride : 1, i + 1 < stages[s].n, k, m);
+            cin = stages[s].cout;
+        }
+    x = add_conv(b, &(layer){"last", x, -1, cin, 1280, 1, 1, k, false}, 8, NULL);
+    return finish(b, x, 1280, k, m);
 }
 
 static double now(void) {
@@ -211,16 +266,17 @@ static void check(bb_status status, const bb_error *err) {
 
 int main(int argc, char **argv) {
     uint32_t k = 2, m = 2;
-    int runs = 20, layers = 0;
+    int runs = 20;
+    bool layers = false, mobile = false;
     bb_engine_options options;
     bb_engine_options_init(&options);
     for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "-l") == 0) {
-            layers = 1;
+        if (strcmp(argv[i], "-l") == 0 || strcmp(argv[i], "-m") == 0) {
+            *(argv[i][1] == 'l' ? &layers : &mobile) = true;
             continue;
         }
         if (argv[i][0] != '-' || i + 1 == argc)
-            die("usage: bench_engine [-w K] [-a M] [-t THREADS] [-n RUNS] [-c CPU] [-l]");
+            die("usage: bench_engine [-m] [-w K] [-a M] [-t THREADS] [-n RUNS] [-c CPU] [-l]");
         const char *value = argv[++i];
         switch (argv[i - 1][1]) {
         case 'w':
@@ -245,7 +301,7 @@ int main(int argc, char **argv) {
     bb_error err;
     bb_engine *engine;
     bb_context *context;
-    bb_model *model = resnet18(k, m);
+    bb_model *model = mobile ? mobilenetv2(k, m) : resnet18(k, m);
     check(bb_model_validate(model, &err), &err);
     check(bb_engine_create(model, &options, &engine, &err), &err);
     check(bb_context_create(engine, &context, &err), &err);
@@ -277,10 +333,11 @@ int main(int argc, char **argv) {
     }
     bb_engine_memory memory;
     bb_engine_get_memory(engine, &memory);
-    printf("w%ua%u, %zu threads, %s: median %.2f ms, least %.2f ms; engine %.2f MiB, context %.2f "
-           "MiB\n",
-           k, m, options.threads, bb_engine_cpu(engine), ms[runs / 2], ms[0],
-           (double)memory.engine_bytes / 1048576, (double)memory.context_bytes / 1048576);
+    printf(
+        "%s w%ua%u, %zu threads, %s: median %.2f ms, least %.2f ms; engine %.2f MiB, context %.2f "
+        "MiB\n",
+        model->name, k, m, options.threads, bb_engine_cpu(engine), ms[runs / 2], ms[0],
+        (double)memory.engine_bytes / 1048576, (double)memory.context_bytes / 1048576);
     bb_context_destroy(context);
     bb_engine_destroy(engine);
     bb_model_destroy(model);

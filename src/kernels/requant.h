@@ -51,6 +51,9 @@ typedef struct bb_requant_tables {
     /* The same times 2^-shift; -zero2*mult2 is part of add and neg_add, and mult2 is doubled, so
      * that they apply to the second operand's plain code. */
     const double *mult_d, *mult2_d, *add_d, *neg_mult_d, *neg_mult2_d, *neg_add_d, *off_d;
+    /* LINEAR where the plan has proved float enough (plan_requant.c), else NULL: the code is
+     * trunc(min(Z1*mult_f + add_f, limit)) or 0 below, product and sum rounded to float each. */
+    const float *mult_f, *add_f;
     /* THRESHOLDS: u' = limit - #{i : t[i*padded + c] > (Z1 ^ flip[c])}; t ascends with i. flip is
      * -1 (all bits) where u' falls with Z1, because Z1 <= t is ~Z1 >= ~t. */
     const int32_t *thresholds, *flip;

@@ -129,8 +129,9 @@ INLINE __m256i lookup(const uint16_t *table, __m256i index) {
 }
 
 /* Whole groups of eight channels. */
-INLINE void linear_groups(const bb_requant_tables *t, const bb_requant_job *job, bb_element type,
+INLINE void linear_groups(const bb_requant_tables *t, const bb_requant_job *shared, bb_element type,
                           int with, const uint16_t *table) {
+    const bb_requant_job copy = *shared, *job = &copy; /* stores of bytes might change *shared */
     const __m128i shift = _mm_cvtsi32_si128(job->z1_shift);
     for (int32_t i = 0; i + LANES <= job->n_channels; i += LANES) {
         const size_t c = (size_t)(job->c0 + i);
@@ -148,6 +149,34 @@ INLINE void linear_groups(const bb_requant_tables *t, const bb_requant_job *job,
             store_codes(job->out, at * job->out_stride + lane, job->out_type, v);
         }
     }
+}
+
+INLINE void single_groups(const bb_requant_tables *t, const bb_requant_job *shared,
+                          bb_element type) {
+    const bb_requant_job copy = *shared, *job = &copy;
+    const __m128i shift = _mm_cvtsi32_si128(job->z1_shift);
+    const __m256 limit = _mm256_set1_ps((float)t->limit);
+    for (int32_t i = 0; i + LANES <= job->n_channels; i += LANES) {
+        const size_t c = (size_t)(job->c0 + i), lane = (size_t)i;
+        const __m256i border = _mm256_loadu_si256((const __m256i *)(job->border + c));
+        const __m256 mult = _mm256_loadu_ps(t->mult_f + c), add = _mm256_loadu_ps(t->add_f + c);
+        for (int32_t p = 0; p < job->n_pixels; p++) {
+            const size_t at = (size_t)p;
+            const __m256i z1 = first_operand(job, at * job->z1_stride + lane, type, shift, border);
+            __m256 value = _mm256_mul_ps(_mm256_cvtepi32_ps(z1), mult);
+            value = _mm256_min_ps(_mm256_add_ps(value, add), limit);
+            store_codes(job->out, at * job->out_stride + lane, job->out_type,
+                        _mm256_cvttps_epi32(value));
+        }
+    }
+}
+
+AVX2 static void linear_single_i32(const bb_requant_tables *t, const bb_requant_job *job) {
+    single_groups(t, job, BB_ELEMENT_I32);
+}
+
+AVX2 static void linear_single_any(const bb_requant_tables *t, const bb_requant_job *job) {
+    single_groups(t, job, job->z1_type);
 }
 
 AVX2 static void linear_plain_i32(const bb_requant_tables *t, const bb_requant_job *job) {
@@ -180,7 +209,11 @@ AVX2 static void linear_any(const bb_requant_tables *t, const bb_requant_job *jo
 
 AVX2 static void linear_groups_chosen(const bb_requant_tables *t, const bb_requant_job *job) {
     const bool simple = job->z1_type == BB_ELEMENT_I32 && job->count == 1;
-    if (simple && !t->has_slope && !t->has_z2)
+    if (t->mult_f && simple)
+        linear_single_i32(t, job);
+    else if (t->mult_f)
+        linear_single_any(t, job);
+    else if (simple && !t->has_slope && !t->has_z2)
         linear_plain_i32(t, job);
     else if (simple && !t->has_slope)
         linear_z2_i32(t, job);
@@ -225,8 +258,9 @@ INLINE __m256i threshold_search(const bb_requant_tables *t, size_t c, __m256i z)
     return code;
 }
 
-INLINE void threshold_groups_of(const bb_requant_tables *t, const bb_requant_job *job,
+INLINE void threshold_groups_of(const bb_requant_tables *t, const bb_requant_job *shared,
                                 bb_element type, bool search) {
+    const bb_requant_job copy = *shared, *job = &copy;
     const __m128i shift = _mm_cvtsi32_si128(job->z1_shift);
     for (int32_t i = 0; i + LANES <= job->n_channels; i += LANES) {
         const size_t c = (size_t)(job->c0 + i);
@@ -243,7 +277,9 @@ INLINE void threshold_groups_of(const bb_requant_tables *t, const bb_requant_job
 }
 
 /* 1 and 2 bits with the thresholds in registers. */
-INLINE void threshold_groups_few(const bb_requant_tables *t, const bb_requant_job *job, int few) {
+INLINE void threshold_groups_few(const bb_requant_tables *t, const bb_requant_job *shared,
+                                 int few) {
+    const bb_requant_job copy = *shared, *job = &copy;
     const __m128i shift = _mm_cvtsi32_si128(job->z1_shift);
     const __m256i all = _mm256_set1_epi32(few);
     for (int32_t i = 0; i + LANES <= job->n_channels; i += LANES) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Sixteen channels at a time; the last ones of a tile are masked. Multiplication and addition may
- * be one instruction here: the products are exact, so nothing changes. What is rare goes to the
- * AVX2 kernels. */
+/* Sixteen channels at a time; the last ones of a tile are masked. In double, multiplication and
+ * addition may be one instruction: the products are exact, so nothing changes. What is rare goes
+ * to the AVX2 kernels. */
 #if defined(__x86_64__)
 #include "kernels/requant.h"
 #include <immintrin.h>
@@ -10,6 +10,8 @@
 #define INLINE AVX512 __attribute__((always_inline)) static inline
 
 enum { LANES = 16 };
+
+#define ALL_LANES ((__mmask16)0xffff)
 
 /* Sixteen 32-bit lanes as two vectors of eight doubles. */
 typedef struct pair {
@@ -48,10 +50,13 @@ INLINE __m512i load_lanes(const void *p, size_t i, bb_element type, __mmask16 la
     return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, (const uint16_t *)p + i));
 }
 
-/* Lanes hold codes, or negative numbers that become code 0. */
+/* Lanes hold codes, or negative numbers that become code 0. Masked stores are slow, so whole
+ * vectors do without. */
 INLINE void store_codes(void *p, size_t i, bb_element type, __m512i v, __mmask16 lanes) {
     v = _mm512_max_epi32(v, _mm512_setzero_si512());
-    if (type == BB_ELEMENT_U8)
+    if (type == BB_ELEMENT_U8 && lanes == ALL_LANES)
+        _mm_storeu_si128((__m128i *)((uint8_t *)p + i), _mm512_cvtepi32_epi8(v));
+    else if (type == BB_ELEMENT_U8)
         _mm_mask_storeu_epi8((uint8_t *)p + i, lanes, _mm512_cvtepi32_epi8(v));
     else
         _mm256_mask_storeu_epi16((uint16_t *)p + i, lanes, _mm512_cvtepi32_epi16(v));
@@ -59,7 +64,7 @@ INLINE void store_codes(void *p, size_t i, bb_element type, __m512i v, __mmask16
 
 INLINE __mmask16 lanes_at(const bb_requant_job *job, int32_t i) {
     const int32_t left = job->n_channels - i;
-    return left >= LANES ? (__mmask16)0xffff : (__mmask16)((1u << left) - 1);
+    return left >= LANES ? ALL_LANES : (__mmask16)((1u << left) - 1);
 }
 
 INLINE __m512i first_operand(const bb_requant_job *job, size_t i, bb_element type, __mmask16 lanes,
@@ -111,22 +116,63 @@ INLINE __m512i linear_lanes(const linear_constants *k, __m512i z1, __m512i z2, i
                               _mm512_cvttpd_epi32(value.hi), 1);
 }
 
-INLINE void linear_groups(const bb_requant_tables *t, const bb_requant_job *job, bb_element type,
-                          int with) {
-    for (int32_t i = 0; i < job->n_channels; i += LANES) {
-        const size_t c = (size_t)(job->c0 + i), lane = (size_t)i;
-        const __mmask16 lanes = lanes_at(job, i);
-        const linear_constants k = load_linear(t, c, with);
-        const __m512i border = _mm512_loadu_si512(job->border + c);
-        for (size_t p = 0; p < (size_t)job->n_pixels; p++) {
-            __m512i z2 = _mm512_setzero_si512();
-            if (with & WITH_Z2)
-                z2 = load_lanes(job->z2, p * job->z2_stride + lane, job->z2_type, lanes);
-            const __m512i z1 = first_operand(job, p * job->z1_stride + lane, type, lanes, border);
-            store_codes(job->out, p * job->out_stride + lane, job->out_type,
-                        linear_lanes(&k, z1, z2, with), lanes);
-        }
+/* `lanes` is known to be ALL_LANES at compile time in one of two callers. */
+INLINE void linear_pixels(const bb_requant_tables *t, const bb_requant_job *job, bb_element type,
+                          int with, int32_t i, __mmask16 lanes) {
+    const size_t c = (size_t)(job->c0 + i), lane = (size_t)i;
+    const linear_constants k = load_linear(t, c, with);
+    const __m512i border = _mm512_loadu_si512(job->border + c);
+    for (size_t p = 0; p < (size_t)job->n_pixels; p++) {
+        __m512i z2 = _mm512_setzero_si512();
+        if (with & WITH_Z2)
+            z2 = load_lanes(job->z2, p * job->z2_stride + lane, job->z2_type, lanes);
+        const __m512i z1 = first_operand(job, p * job->z1_stride + lane, type, lanes, border);
+        store_codes(job->out, p * job->out_stride + lane, job->out_type,
+                    linear_lanes(&k, z1, z2, with), lanes);
     }
+}
+
+/* The job is copied because stores of bytes might otherwise change it. */
+INLINE void linear_groups(const bb_requant_tables *t, const bb_requant_job *shared, bb_element type,
+                          int with) {
+    const bb_requant_job job = *shared;
+    int32_t i = 0;
+    for (; i + LANES <= job.n_channels; i += LANES)
+        linear_pixels(t, &job, type, with, i, ALL_LANES);
+    if (i < job.n_channels)
+        linear_pixels(t, &job, type, with, i, lanes_at(&job, i));
+}
+
+INLINE void single_pixels(const bb_requant_tables *t, const bb_requant_job *job, bb_element type,
+                          int32_t i, __mmask16 lanes) {
+    const size_t c = (size_t)(job->c0 + i), lane = (size_t)i;
+    const __m512i border = _mm512_loadu_si512(job->border + c);
+    const __m512 mult = _mm512_loadu_ps(t->mult_f + c), add = _mm512_loadu_ps(t->add_f + c);
+    const __m512 limit = _mm512_set1_ps((float)t->limit);
+    for (size_t p = 0; p < (size_t)job->n_pixels; p++) {
+        const __m512i z1 = first_operand(job, p * job->z1_stride + lane, type, lanes, border);
+        __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(z1), mult);
+        value = _mm512_min_ps(_mm512_add_ps(value, add), limit);
+        store_codes(job->out, p * job->out_stride + lane, job->out_type, _mm512_cvttps_epi32(value),
+                    lanes);
+    }
+}
+
+INLINE void single_groups(const bb_requant_tables *t, const bb_requant_job *shared,
+                          bb_element type) {
+    const bb_requant_job job = *shared;
+    int32_t i = 0;
+    for (; i + LANES <= job.n_channels; i += LANES)
+        single_pixels(t, &job, type, i, ALL_LANES);
+    if (i < job.n_channels)
+        single_pixels(t, &job, type, i, lanes_at(&job, i));
+}
+
+AVX512 static void linear_single(const bb_requant_tables *t, const bb_requant_job *job) {
+    if (job->z1_type == BB_ELEMENT_I32)
+        single_groups(t, job, BB_ELEMENT_I32);
+    else
+        single_groups(t, job, job->z1_type);
 }
 
 AVX512 static void linear_plain(const bb_requant_tables *t, const bb_requant_job *job) {
@@ -152,7 +198,9 @@ AVX512 static void linear_slope_z2(const bb_requant_tables *t, const bb_requant_
 }
 
 static void linear(const bb_requant_tables *t, const bb_requant_job *job) {
-    if (job->count != 1)
+    if (t->mult_f)
+        linear_single(t, job);
+    else if (job->count != 1)
         bb_requant_avx2.linear(t, job);
     else if (t->has_slope && t->has_z2)
         linear_slope_z2(t, job);
@@ -165,25 +213,33 @@ static void linear(const bb_requant_tables *t, const bb_requant_job *job) {
 }
 
 /* The number of thresholds not above z, by one comparison each. */
-INLINE void threshold_groups(const bb_requant_tables *t, const bb_requant_job *job, bb_element type,
-                             int32_t limit) {
+INLINE void threshold_pixels(const bb_requant_tables *t, const bb_requant_job *job, bb_element type,
+                             int32_t limit, int32_t i, __mmask16 lanes) {
     const __m512i one = _mm512_set1_epi32(1);
-    for (int32_t i = 0; i < job->n_channels; i += LANES) {
-        const size_t c = (size_t)(job->c0 + i), lane = (size_t)i;
-        const __mmask16 lanes = lanes_at(job, i);
-        const __m512i border = _mm512_loadu_si512(job->border + c);
-        const __m512i flip = _mm512_loadu_si512(t->flip + c);
-        for (size_t p = 0; p < (size_t)job->n_pixels; p++) {
-            const __m512i z = _mm512_xor_si512(
-                first_operand(job, p * job->z1_stride + lane, type, lanes, border), flip);
-            __m512i code = _mm512_setzero_si512();
-            for (int32_t j = 0; j < limit; j++) {
-                const __m512i row = _mm512_loadu_si512(t->thresholds + (size_t)j * t->padded + c);
-                code = _mm512_mask_add_epi32(code, _mm512_cmple_epi32_mask(row, z), code, one);
-            }
-            store_codes(job->out, p * job->out_stride + lane, job->out_type, code, lanes);
-        }
+    const size_t c = (size_t)(job->c0 + i), lane = (size_t)i, padded = t->padded;
+    const __m512i border = _mm512_loadu_si512(job->border + c);
+    const __m512i flip = _mm512_loadu_si512(t->flip + c);
+    const int32_t *rows = t->thresholds + c;
+    for (size_t p = 0; p < (size_t)job->n_pixels; p++) {
+        const __m512i z = _mm512_xor_si512(
+            first_operand(job, p * job->z1_stride + lane, type, lanes, border), flip);
+        __m512i code = _mm512_setzero_si512();
+        for (int32_t j = 0; j < limit; j++)
+            code = _mm512_mask_add_epi32(
+                code, _mm512_cmple_epi32_mask(_mm512_loadu_si512(rows + (size_t)j * padded), z),
+                code, one);
+        store_codes(job->out, p * job->out_stride + lane, job->out_type, code, lanes);
     }
+}
+
+INLINE void threshold_groups(const bb_requant_tables *t, const bb_requant_job *shared,
+                             bb_element type, int32_t limit) {
+    const bb_requant_job job = *shared;
+    int32_t i = 0;
+    for (; i + LANES <= job.n_channels; i += LANES)
+        threshold_pixels(t, &job, type, limit, i, ALL_LANES);
+    if (i < job.n_channels)
+        threshold_pixels(t, &job, type, limit, i, lanes_at(&job, i));
 }
 
 AVX512 static void thresholds_1(const bb_requant_tables *t, const bb_requant_job *job) {
