@@ -8,9 +8,9 @@
 #include <string.h>
 
 static void add_encoding(cli_table *table, const char *number, const bb_encoding *e) {
-    char planes[4 * 8 + 1] = "";
+    char planes[3 * 8 + 1] = "";
     for (uint32_t p = 0; p < e->bits; p++)
-        strcat(planes, e->planes[p] > 0 ? "+1 " : "-1 ");
+        strcat(planes, e->planes[p] > 0 ? (p ? " +1" : "+1") : (p ? " -1" : "-1"));
     cli_table_cell(table, "%s", number);
     cli_table_cell(table, "%u", e->code);
     cli_table_cell(table, "%d", e->level);
@@ -26,7 +26,7 @@ static void start_table(cli_table *table, const char *first) {
 /* All codes of `bits` bits: for 2 bits the paper's Table 2. */
 static bb_status print_codes(const char *what, uint32_t bits, bb_error *err) {
     cli_table table;
-    printf("%s, %u bits: level = sum of 2^(m-1) * plane m, value = level / %d\n", what, bits,
+    printf("%s, %u-bit: level = sum of 2^(m-1) * plane m, value = level / %d\n", what, bits,
            (1 << bits) - 1);
     start_table(&table, "");
     bb_status status = BB_STATUS_OK;
@@ -45,7 +45,7 @@ static bb_status print_codes(const char *what, uint32_t bits, bb_error *err) {
 static bb_status print_numbers(const char *what, uint32_t bits, const cli_args *args,
                                bb_error *err) {
     cli_table table;
-    printf("%s, %u bits\n", what, bits);
+    printf("%s, %u-bit\n", what, bits);
     start_table(&table, "number");
     bb_status status = BB_STATUS_OK;
     for (size_t i = 0; i < args->n && status == BB_STATUS_OK; i++) {

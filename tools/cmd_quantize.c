@@ -53,6 +53,7 @@ static bool parse_profiles(const quantize_arguments *a, parsed_options *p) {
         cli_usage_error("quantize", "--profiles already says the bits; leave out -w and -a");
         return false;
     }
+    p->q.n_profiles = 0;
     for (const char *s = a->profiles; *s;) {
         size_t n = strcspn(s, ",");
         char word[8] = "";

@@ -43,6 +43,10 @@ typedef struct add_job {
     size_t n, across; /* tiles along d */
 } add_job;
 
+void bb_blas_one_thread(void) {
+    openblas_set_num_threads(1);
+}
+
 static size_t tile_count(size_t n) {
     return (n + TILE - 1) / TILE;
 }
@@ -77,6 +81,7 @@ static void add_task(void *user, size_t task, size_t worker) {
     size_t ld_y = gram->groups * gram->rows;
     const float *x = job->x + g * n * d, *y = job->y + g * gram->rows;
     (void)worker;
+    bb_blas_one_thread();
     if (i == 0)
         add_means(gram, x, y, n, g);
     if (!gram->xx)

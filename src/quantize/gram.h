@@ -18,6 +18,10 @@ typedef struct bb_gram {
     double *y_mean;         /**< [groups][rows] */
 } bb_gram;
 
+/** OpenBLAS on OpenMP keeps its thread count per calling thread: every task that calls it says one,
+ *  or its sums would be split differently on the pool's own threads. */
+void bb_blas_one_thread(void);
+
 /** Zeroed sums; `second` false keeps only the means. */
 bb_status bb_gram_create(bb_gram *gram, size_t groups, size_t d, size_t rows, bool second,
                          bb_error *err);

@@ -144,6 +144,7 @@ static void prepare_task(void *user, size_t g, size_t worker) {
     float mean = mean_diagonal(xx, d);
     float lambda = mean > 0.0f ? s->problem->ridge * mean : 1.0f;
     (void)worker;
+    bb_blas_one_thread();
     for (size_t i = 0; i < d; i++)
         for (size_t j = 0; j < d; j++)
             h[i * d + j] = xx[order[i] * d + order[j]];
@@ -462,6 +463,7 @@ static void chunk_task(void *user, size_t task, size_t worker) {
     c.d = p->d;
     c.n_lanes = p->n_profiles;
     (void)worker;
+    bb_blas_one_thread();
     for (size_t i = 0; i < c.n_lanes; i++) {
         size_t profile = s->by_bits[i];
         c.lanes[i].shift = s->max_bits - p->profiles[profile].bits;
