@@ -64,20 +64,29 @@ int32_t bb_planes_weight(const bb_planes *planes, uint32_t used, uint32_t p) {
     return planes->weight[p] >> (planes->count - used);
 }
 
+/* Eight at a time, in a form compilers turn into vector code. */
+static void add_signs(int16_t *restrict out, unsigned bits, int16_t weight) {
+    static const int16_t bit[8] = {1, 2, 4, 8, 16, 32, 64, 128};
+    for (int i = 0; i < 8; i++)
+        out[i] = (int16_t)(out[i] + ((int16_t)bits & bit[i] ? weight : -weight));
+}
+
+static void add_plane(int16_t *restrict out, const uint64_t *words, size_t n, int16_t weight) {
+    size_t whole = n - n % 8;
+    for (size_t j = 0; j < whole; j += 8)
+        add_signs(out + j, (unsigned)(words[j / WORD_BITS] >> (j % WORD_BITS) & 0xff), weight);
+    for (size_t j = whole; j < n; j++)
+        out[j] =
+            (int16_t)(out[j] + (words[j / WORD_BITS] >> (j % WORD_BITS) & 1 ? weight : -weight));
+}
+
 /* |b| <= sum of plane weights <= BB_MAX_WEIGHT < 2^15, as validated. */
 void bb_planes_row_levels(const bb_planes *planes, uint32_t used, uint32_t row, int16_t *out) {
     size_t n = (size_t)planes->taps * planes->depth;
     memset(out, 0, n * sizeof(*out));
-    for (uint32_t p = 0; p < used; p++) {
-        const uint64_t *src = planes->words + ((size_t)p * planes->rows + row) * planes->row_words;
-        int16_t weight = (int16_t)bb_planes_weight(planes, used, p);
-        for (size_t j = 0; j < n; j += WORD_BITS) {
-            uint64_t word = src[j / WORD_BITS];
-            size_t end = n - j < WORD_BITS ? n - j : WORD_BITS;
-            for (size_t i = 0; i < end; i++)
-                out[j + i] = (int16_t)(out[j + i] + (word >> i & 1 ? weight : -weight));
-        }
-    }
+    for (uint32_t p = 0; p < used; p++)
+        add_plane(out, planes->words + ((size_t)p * planes->rows + row) * planes->row_words, n,
+                  (int16_t)bb_planes_weight(planes, used, p));
 }
 
 bb_status bb_planes_levels(const bb_planes *planes, uint32_t used, int16_t *out, bb_error *err) {

@@ -1,0 +1,13 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# The interpreter written from docs/format.md alone computes the same bits as the engine.
+# usage: interpreter.sh DUMP RUN PYTHON INTERPRETER
+set -eu
+dump=$1 run=$2 python=$3 interpreter=$4
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+"$dump" --sample "$dir/sample.bbm"
+"$run" "$dir/sample.bbm" >"$dir/c.txt"
+"$python" -B "$interpreter" "$dir/sample.bbm" >"$dir/python.txt"
+cmp "$dir/c.txt" "$dir/python.txt"
+test "$(grep -c ': ' "$dir/c.txt")" -ge 36
