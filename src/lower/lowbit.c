@@ -107,9 +107,60 @@ static bb_status add_output(bb_lowbit *l, int value) {
                                                  : bb_fail_memory(l->err, "the model");
 }
 
+/* Residual inputs may have been made after the convolution that takes them: nodes in an order in
+ * which everything is made before it is used. */
+static bb_status sort_nodes(bb_lowbit *l) {
+    bb_model *m = l->model;
+    bool *made = bb_calloc_array(m->n_tensors + 1, sizeof(*made));
+    bool *placed = bb_calloc_array(m->n_nodes + 1, sizeof(*placed));
+    bb_model_node *nodes = bb_alloc_array(m->n_nodes + 1, sizeof(*nodes));
+    bb_conv_params *convs = bb_alloc_array(m->n_nodes + 1, sizeof(*convs));
+    bool ok = made && placed && nodes && convs;
+    size_t n = 0;
+    for (size_t i = 0; ok && i < m->n_inputs; i++)
+        made[m->inputs[i]] = true;
+    for (bool any = true; ok && any && n < m->n_nodes;) {
+        any = false;
+        for (size_t i = 0; i < m->n_nodes; i++) {
+            const bb_model_node *node = &m->nodes[i];
+            bool ready = !placed[i];
+            for (int k = 0; k < node->n_in; k++)
+                ready = ready && made[node->in[k]];
+            if (!ready)
+                continue;
+            for (int k = 0; k < node->n_out; k++)
+                made[node->out[k]] = true;
+            convs[n] = l->convs[i];
+            nodes[n++] = *node;
+            placed[i] = any = true;
+        }
+    }
+    bool all = ok && n == m->n_nodes;
+    if (all) {
+        memcpy(m->nodes, nodes, n * sizeof(*nodes));
+        memcpy(l->convs, convs, n * sizeof(*convs));
+    }
+    bb_free(made);
+    bb_free(placed);
+    bb_free(nodes);
+    bb_free(convs);
+    if (!ok)
+        return bb_fail_memory(l->err, "the model");
+    return all ? BB_STATUS_OK
+               : bb_fail(l->err, BB_STATUS_INTERNAL, "%s: layers form a cycle", l->graph->name);
+}
+
+static uint32_t most_common(const uint64_t *by_bits) {
+    uint32_t best = 8;
+    for (uint32_t bits = 8; bits >= 1; bits--)
+        if (by_bits[bits] > by_bits[best])
+            best = bits;
+    return best;
+}
+
 static bb_status add_profile(bb_lowbit *l) {
-    bb_profile *profile = bb_model_add_profile(l->model, l->weight_bits ? l->weight_bits : 8,
-                                               l->activation_bits ? l->activation_bits : 8);
+    bb_profile *profile = bb_model_add_profile(l->model, most_common(l->by_weight_bits),
+                                               most_common(l->by_activation_bits));
     if (!profile)
         return bb_fail_memory(l->err, "the model");
     memcpy(profile->tensors, l->params, l->model->n_tensors * sizeof(*l->params));
@@ -125,6 +176,7 @@ static bb_status import(bb_lowbit *l) {
     for (size_t i = 0; i < l->graph->n_outputs; i++)
         BB_TRY(add_output(l, l->graph->outputs[i]));
     BB_TRY(bb_lower_metadata(l->graph, l->options, l->model, l->err));
+    BB_TRY(sort_nodes(l));
     BB_TRY(add_profile(l));
     return bb_model_validate(l->model, l->err);
 }

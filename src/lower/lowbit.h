@@ -21,7 +21,8 @@ typedef enum bb_root_kind {
     BB_ROOT_CONV,    /**< z = P of a CONV node */
     BB_ROOT_ADD,     /**< z = k1*Z1 + k2*Z2 of an ADD node */
     BB_ROOT_AVERAGE, /**< z = sum over the n positions of an AVERAGE_POOL node */
-    BB_ROOT_PAIR     /**< Z1, Z2 whose steps have no common unit: CONV or ADD node */
+    BB_ROOT_PAIR,    /**< Z1, Z2 whose steps have no common unit: CONV or ADD node */
+    BB_ROOT_TAPS     /**< constants per valid tap, to be added to a convolution's result */
 } bb_root_kind;
 
 /** A uniform grid: value of code u = low + u*unit. */
@@ -40,8 +41,8 @@ typedef struct bb_root {
     double *scale, *bias;                /**< real value = (float)(z*scale + bias) */
     int64_t count;                       /**< AVERAGE: n */
     int32_t k1, k2;                      /**< ADD */
-    double step2;                        /**< PAIR: real value of Z2 = 1 */
-    int64_t low2, high2;                 /**< PAIR: reach of Z2 */
+    double *scale2;                      /**< PAIR: [channels] real value of Z2 = 1 */
+    int64_t reach2;                      /**< PAIR: |Z2| */
     int tensor;                          /**< CODES, FLOAT: model tensor; -1 = not made yet */
     int node;                            /**< CONV, ADD, AVERAGE, PAIR: model node */
     bb_uniform grid;                     /**< CODES */
@@ -70,7 +71,9 @@ typedef struct bb_lowbit {
     bb_view *views;           /**< [n_values] moved elements that are no tensor of their own yet */
     bb_tensor_params *params; /**< [BB_MAX_TENSORS] of the one profile */
     bb_conv_params *convs;    /**< [BB_MAX_NODES] */
-    uint32_t weight_bits, activation_bits; /**< largest of any layer */
+    /** Weights by their bits and by the bits of what they multiply: the profile is named after the
+     *  most common ones. */
+    uint64_t by_weight_bits[BB_MAX_PLANES + 1], by_activation_bits[BB_MAX_PLANES + 1];
     bb_error *err;
 } bb_lowbit;
 
@@ -102,6 +105,8 @@ bb_status bb_lb_evaluate(bb_lowbit *l, int value, const int64_t *z, size_t n, ui
 bool bb_lb_uniform(bb_lowbit *l, int value);
 /** Direction per channel: 1 never falls, -1 never rises, 0 constant, 2 unknown. */
 bb_status bb_lb_directions(bb_lowbit *l, int value, uint32_t channels, int8_t *direction);
+/** value = gain[c]*(value of the root) + shift[c], where only affine operators lie between. */
+bool bb_lb_gain(bb_lowbit *l, int value, double *gain, double *shift);
 /** value = scale[c]*z + bias[c] in real numbers, where only affine operators lie between. */
 bool bb_lb_affine(bb_lowbit *l, int value, double *scale, double *bias);
 uint32_t bb_lb_channels(const bb_lowbit *l, int value);
@@ -160,6 +165,12 @@ bb_status bb_lb_float_node(bb_lowbit *l, const bb_node *source, bb_float_op op, 
 /** The same values on a grid of the same unit (another offset, more bits). */
 bb_status bb_lb_convert(bb_lowbit *l, int value, const bb_lb_codes *from, const bb_uniform *grid,
                         int *tensor);
+
+bb_status bb_lb_attach(bb_lowbit *l, const bb_root *root, int value, int tensor);
+
+/* lowbit_linear.c: requantizers that the source states as a formula. */
+/** Codes by Floor of an affine formula in double, taken over number by number; and PAIR roots. */
+bb_status bb_lb_linear_codes(bb_lowbit *l, int value, bb_lb_codes *codes);
 
 /* lowbit_float.c */
 /** A float tensor of a value. */

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Code tensors made of values, and the bookkeeping of roots, tensors and nodes. */
-#include "encode/encode.h"
 #include "lower/lowbit.h"
 #include <math.h>
 #include <string.h>
@@ -130,7 +129,7 @@ static bool same_codes(const bb_lowbit *l, const bb_root *root, const bb_steps *
 }
 
 /* One more output of the root's node, or a REQUANT node on its codes. */
-static bb_status attach(bb_lowbit *l, const bb_root *root, int value, int tensor) {
+bb_status bb_lb_attach(bb_lowbit *l, const bb_root *root, int value, int tensor) {
     if (root->kind == BB_ROOT_CODES) {
         bb_model_node *node;
         return bb_lb_node(l, producer_name(l, value), "", BB_NODE_REQUANT, 1, &root->tensor, 1,
@@ -160,55 +159,7 @@ static bb_status from_steps(bb_lowbit *l, int value, const bb_root *root, const 
     BB_TRY(bb_lb_tensor(l, value, "", grid, &tensor));
     l->params[tensor].requant = requant;
     *codes = (bb_lb_codes){tensor, *grid};
-    return attach(l, root, value, tensor);
-}
-
-/* Two grids without a common unit: the nearest 22-bit constants (docs/import-lowbit.md). */
-static bb_status pair_codes(bb_lowbit *l, int value, const bb_root *root, bb_lb_codes *codes) {
-    bb_declared d;
-    if (!bb_lb_declared(l, value, &d) || d.input < 0)
-        return BB_STATUS_OK;
-    int input = d.input, producer = l->graph->values[input].producer;
-    if (input != root->value && producer >= 0 && l->graph->nodes[producer].op == BB_OP_RELU &&
-        (double)d.low >= d.zero)
-        input = l->graph->nodes[producer].in[0];
-    if (input != root->value || d.high - d.low >= 65536)
-        return BB_STATUS_OK;
-    bb_uniform grid = {1, ((double)d.low - d.zero) * d.scale, d.scale, (uint32_t)(d.high - d.low)};
-    while ((UINT32_C(1) << grid.bits) - 1 < grid.last)
-        grid.bits++;
-    int64_t z1 = root->high[0] > -root->low[0] ? root->high[0] : -root->low[0];
-    int64_t z2 = root->high2 > -root->low2 ? root->high2 : -root->low2;
-    bb_linear_spec spec = {.m1 = root->scale[0] / grid.unit,
-                           .m2 = root->step2 / grid.unit,
-                           .zero = -grid.low / grid.unit,
-                           .max_z1 = z1,
-                           .max_z2 = z2,
-                           .n_max = 1,
-                           .bits = grid.bits};
-    bb_linear linear;
-    bb_arena *arena = l->model->arena;
-    int32_t *mult = bb_arena_array(arena, 2, sizeof(*mult));
-    int64_t *add = bb_arena_array(arena, 1, sizeof(*add));
-    uint8_t *shift = bb_arena_array(arena, 1, sizeof(*shift));
-    bool whole;
-    bb_lb_a0(&grid, &whole);
-    if (!mult || !add || !shift || !whole || !bb_linear_from_real(&spec, &linear))
-        return BB_STATUS_OK;
-    mult[0] = linear.mult;
-    mult[1] = linear.mult2;
-    add[0] = linear.add;
-    shift[0] = linear.shift;
-    int tensor;
-    BB_TRY(bb_lb_tensor(l, value, "", &grid, &tensor));
-    l->params[tensor].requant = (bb_requant){.kind = BB_REQUANT_LINEAR,
-                                             .channels = 1,
-                                             .mult = mult,
-                                             .mult2 = mult + 1,
-                                             .add = add,
-                                             .shift = shift};
-    *codes = (bb_lb_codes){tensor, grid};
-    return attach(l, root, value, tensor);
+    return bb_lb_attach(l, root, value, tensor);
 }
 
 /* A clamp in front of QUANTIZE where the grid does not use all codes. */
@@ -277,9 +228,9 @@ bb_status bb_lb_codes_of(bb_lowbit *l, int value, uint32_t max_bits, bb_lb_codes
         const bb_root root = l->roots[l->root_of[value]];
         if (root.kind == BB_ROOT_FLOAT)
             BB_TRY(quantize_floats(l, value, max_bits, codes));
-        else if (root.kind == BB_ROOT_PAIR)
-            BB_TRY(pair_codes(l, value, &root, codes));
         else
+            BB_TRY(bb_lb_linear_codes(l, value, codes));
+        if (codes->tensor < 0 && root.kind != BB_ROOT_FLOAT && root.kind != BB_ROOT_PAIR)
             BB_TRY(integer_codes(l, value, max_bits, codes));
         l->codes[value] = *codes;
     }

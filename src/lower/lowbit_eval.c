@@ -404,7 +404,7 @@ static bool affine_node(bb_lowbit *l, const bb_node *node, uint32_t channels, do
     if (is_rank_change(l, node) || node->op == BB_OP_IDENTITY || node->op == BB_OP_DROPOUT)
         return true;
     if (node->op == BB_OP_CAST)
-        return l->graph->values[node->out[0]].dtype == BB_DTYPE_F32;
+        return bb_dtype_is_float(l->graph->values[node->out[0]].dtype);
     if (node->op == BB_OP_BATCH_NORMALIZATION)
         return affine_batch_norm(l, node, channels, scale, bias);
     if (node->op != BB_OP_NEG && (node->n_in != 2 || node->in[0] < 0 || node->in[1] < 0))
@@ -446,19 +446,31 @@ static bool affine_node(bb_lowbit *l, const bb_node *node, uint32_t channels, do
     return true;
 }
 
-bool bb_lb_affine(bb_lowbit *l, int value, double *scale, double *bias) {
-    const bb_root *root = &l->roots[l->root_of[value]];
+bool bb_lb_gain(bb_lowbit *l, int value, double *gain, double *shift) {
     uint32_t channels = bb_lb_channels(l, value);
     chain c;
-    if (root->kind == BB_ROOT_FLOAT || find_chain(l, value, &c) != BB_STATUS_OK)
+    if (find_chain(l, value, &c) != BB_STATUS_OK)
         return false;
     for (uint32_t i = 0; i < channels; i++) {
-        scale[i] = root->scale[root->channels == 1 ? 0 : i];
-        bias[i] = root->bias[root->channels == 1 ? 0 : i];
+        gain[i] = 1;
+        shift[i] = 0;
     }
     bool affine = true;
     for (size_t i = 0; i < c.n && affine; i++)
-        affine = affine_node(l, &l->graph->nodes[c.nodes[i]], channels, scale, bias);
+        affine = affine_node(l, &l->graph->nodes[c.nodes[i]], channels, gain, shift);
     bb_free(c.nodes);
     return affine;
+}
+
+bool bb_lb_affine(bb_lowbit *l, int value, double *scale, double *bias) {
+    const bb_root *root = &l->roots[l->root_of[value]];
+    if (root->kind == BB_ROOT_FLOAT || root->kind == BB_ROOT_TAPS ||
+        !bb_lb_gain(l, value, scale, bias))
+        return false;
+    for (uint32_t i = 0; i < bb_lb_channels(l, value); i++) {
+        uint32_t c = root->channels == 1 ? 0 : i;
+        bias[i] += scale[i] * root->bias[c];
+        scale[i] *= root->scale[c];
+    }
+    return true;
 }

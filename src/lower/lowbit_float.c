@@ -24,11 +24,14 @@ static bb_status float_output(bb_lowbit *l, const bb_root *root, int value, cons
     float *s1 = tables, *s2 = tables + channels, *b = tables + 2 * (size_t)channels;
     bool second = root->kind == BB_ROOT_ADD || root->kind == BB_ROOT_PAIR;
     for (uint32_t c = 0; c < channels; c++) {
-        double gain = scale[c] / root->scale[root->channels == 1 ? 0 : c];
+        uint32_t from = root->channels == 1 ? 0 : c;
+        double gain = root->scale[from] != 0 ? scale[c] / root->scale[from] : 1;
         s1[c] = (float)(root->kind == BB_ROOT_ADD       ? scale[c] * root->k1
                         : root->kind == BB_ROOT_AVERAGE ? scale[c] * (double)root->count
                                                         : scale[c]);
-        s2[c] = (float)(root->kind == BB_ROOT_ADD ? scale[c] * root->k2 : root->step2 * gain);
+        s2[c] = (float)(root->kind == BB_ROOT_ADD    ? scale[c] * root->k2
+                        : root->kind == BB_ROOT_PAIR ? gain * root->scale2[from]
+                                                     : 0);
         b[c] = (float)bias[c];
     }
     BB_TRY(bb_lb_tensor(l, value, "#float", NULL, tensor));

@@ -124,10 +124,9 @@ static bb_status integer_conv(bb_lowbit *l, const bb_node *node, const bb_lb_cod
     BB_TRY(conv_geometry(l, node, made));
     int index = (int)(made - l->model->nodes);
     l->convs[index] = conv;
-    if (planes->count > l->weight_bits)
-        l->weight_bits = planes->count;
-    if (codes->grid.bits > l->activation_bits)
-        l->activation_bits = codes->grid.bits;
+    uint64_t n = (uint64_t)w->rows * w->taps * w->depth;
+    l->by_weight_bits[planes->count] += n;
+    l->by_activation_bits[codes->grid.bits] += n;
     bb_root *root;
     BB_TRY(bb_lb_add_root(l, BB_ROOT_CONV, node->out[0], w->rows, &root));
     root->node = index;
@@ -162,25 +161,6 @@ static bb_status float_conv(bb_lowbit *l, const bb_node *node, const bb_int_weig
     return bb_lb_float_root(l, node->out[0], out);
 }
 
-bb_status bb_lb_conv(bb_lowbit *l, const bb_node *node) {
-    int data = node->in[0];
-    if (l->root_of[data] < 0)
-        return bb_lb_fail(l, node, "its input is no image or vector that a layer makes");
-    bb_int_weights w;
-    bb_lb_codes codes = {.tensor = -1};
-    const bb_root root = l->roots[l->root_of[data]];
-    BB_TRY(bb_lb_weights(l, node, &root, &w));
-    if (!w.integer)
-        return float_conv(l, node, &w, "its weights are float in the source");
-    BB_TRY(bb_lb_codes_of(l, data, 8, &codes));
-    if (codes.tensor < 0)
-        return float_conv(l, node, &w, "its input is float in the source");
-    bool done;
-    BB_TRY(integer_conv(l, node, &codes, &w, &done));
-    return done ? BB_STATUS_OK
-                : float_conv(l, node, &w, "its weights need more than 8 bits in the source");
-}
-
 /* ---- sums ----------------------------------------------------------------------------------- */
 
 enum { MAX_RATIO = 64 };
@@ -196,37 +176,187 @@ static bool common_unit(double unit1, double unit2, int32_t *k1, int32_t *k2) {
     return false;
 }
 
-static bb_status add_codes(bb_lowbit *l, const bb_node *node, const bb_lb_codes c[2]) {
-    int in[2] = {c[0].tensor, c[1].tensor};
+/* One operand of a sum as an affine function of the integer z of its root:
+ * value = scale[c]*z + bias[c]. */
+typedef struct addend {
+    bb_root root;
+    double *scale, *bias; /* [channels of the value] */
+    bool uniform;
+    bool known;
+} addend;
+
+static bb_status codes_addend(bb_lowbit *l, int value, addend *a) {
+    bb_lb_codes codes;
+    BB_TRY(bb_lb_codes_of(l, value, BB_MAX_CODE_BITS, &codes));
+    if (codes.tensor < 0)
+        return BB_STATUS_OK;
+    const bb_tensor_params *p = &l->params[codes.tensor];
+    a->root.kind = BB_ROOT_CODES;
+    a->root.tensor = codes.tensor;
+    a->root.channels = 1;
+    a->root.low[0] = -((INT64_C(1) << p->bits) - 1) - p->a0;
+    a->root.high[0] = a->root.low[0] + 2 * (int64_t)codes.grid.last;
+    for (uint32_t c = 0; c < bb_lb_channels(l, value); c++) {
+        a->scale[c] = codes.grid.unit / 2;
+        a->bias[c] = 0;
+    }
+    a->uniform = a->known = true;
+    return BB_STATUS_OK;
+}
+
+static bb_status read_addend(bb_lowbit *l, int value, addend *a) {
+    uint32_t channels = bb_lb_channels(l, value);
+    bb_arena *arena = l->graph->arena;
+    *a = (addend){.root = l->roots[l->root_of[value]],
+                  .scale = bb_arena_array(arena, channels, sizeof(*a->scale)),
+                  .bias = bb_arena_array(arena, channels, sizeof(*a->bias))};
+    if (!a->scale || !a->bias)
+        return bb_fail_memory(l->err, "the import");
+    bool plain = a->root.kind == BB_ROOT_CODES ||
+                 (a->root.kind == BB_ROOT_CONV && l->model->nodes[a->root.node].n_out == 0 &&
+                  l->model->nodes[a->root.node].n_in == 1);
+    a->known = plain && bb_lb_affine(l, value, a->scale, a->bias);
+    a->uniform = true;
+    for (uint32_t c = 1; c < channels && a->known; c++)
+        a->uniform = a->uniform && a->scale[c] == a->scale[0] && a->bias[c] == a->bias[0];
+    if (a->known)
+        return BB_STATUS_OK;
+    a->root.low = bb_arena_array(arena, 1, sizeof(*a->root.low));
+    a->root.high = bb_arena_array(arena, 1, sizeof(*a->root.high));
+    if (!a->root.low || !a->root.high)
+        return bb_fail_memory(l->err, "the import");
+    return codes_addend(l, value, a);
+}
+
+static int64_t reach_of(const bb_root *root) {
+    int64_t most = 0;
+    for (uint32_t c = 0; c < root->channels; c++) {
+        most = root->high[c] > most ? root->high[c] : most;
+        most = -root->low[c] > most ? -root->low[c] : most;
+    }
+    return most;
+}
+
+/* Two codes whose units have a small ratio: every function of their sum can be reproduced. */
+static bb_status sum_root(bb_lowbit *l, const bb_node *node, const addend a[2], bool *done) {
+    int32_t k1, k2;
+    *done = a[0].root.kind == BB_ROOT_CODES && a[1].root.kind == BB_ROOT_CODES && a[0].uniform &&
+            a[1].uniform && a[0].scale[0] > 0 && a[1].scale[0] > 0 &&
+            common_unit(a[0].scale[0], a[1].scale[0], &k1, &k2);
+    if (!*done)
+        return BB_STATUS_OK;
+    int in[2] = {a[0].root.tensor, a[1].root.tensor};
     bb_model_node *made;
     BB_TRY(bb_lb_node(l, node->name, "", BB_NODE_ADD, 2, in, 0, NULL, &made));
-    int index = (int)(made - l->model->nodes);
-    int64_t low[2], high[2];
-    for (int i = 0; i < 2; i++) {
-        const bb_tensor_params *p = &l->params[c[i].tensor];
-        low[i] = -((INT64_C(1) << p->bits) - 1) - p->a0;
-        high[i] = low[i] + 2 * (int64_t)c[i].grid.last;
-    }
-    int32_t k1, k2;
-    bool common = common_unit(c[0].grid.unit, c[1].grid.unit, &k1, &k2);
     bb_root *root;
-    BB_TRY(bb_lb_add_root(l, common ? BB_ROOT_ADD : BB_ROOT_PAIR, node->out[0], 1, &root));
-    root->node = index;
-    if (!common) {
-        root->low[0] = low[0];
-        root->high[0] = high[0];
-        root->low2 = low[1];
-        root->high2 = high[1];
-        root->scale[0] = c[0].grid.unit / 2;
-        root->step2 = c[1].grid.unit / 2;
-        return BB_STATUS_OK;
-    }
+    BB_TRY(bb_lb_add_root(l, BB_ROOT_ADD, node->out[0], 1, &root));
+    root->node = (int)(made - l->model->nodes);
     root->k1 = k1;
     root->k2 = k2;
-    root->low[0] = k1 * low[0] + k2 * low[1];
-    root->high[0] = k1 * high[0] + k2 * high[1];
+    root->low[0] = k1 * a[0].root.low[0] + k2 * a[1].root.low[0];
+    root->high[0] = k1 * a[0].root.high[0] + k2 * a[1].root.high[0];
     root->stride = 2 * gcd(k1, k2);
-    root->scale[0] = c[0].grid.unit / 2 / k1;
+    root->scale[0] = a[0].scale[0] / k1;
+    root->bias[0] = a[0].bias[0] + a[1].bias[0];
+    return BB_STATUS_OK;
+}
+
+/* The convolution of operand `first` takes operand 1 - first as its residual input; two codes get
+ * an ADD node. */
+static bb_status pair_root(bb_lowbit *l, const bb_node *node, const addend a[2], bool *done) {
+    int first = a[1].root.kind == BB_ROOT_CONV ? 1 : 0;
+    const addend *x = &a[first], *y = &a[1 - first];
+    *done = y->root.kind == BB_ROOT_CODES &&
+            (x->root.kind == BB_ROOT_CONV || (x->uniform && y->uniform));
+    if (!*done)
+        return BB_STATUS_OK;
+    int index = x->root.node;
+    bb_model_node *made;
+    if (x->root.kind == BB_ROOT_CONV) {
+        made = &l->model->nodes[index];
+        made->in[made->n_in++] = y->root.tensor;
+    } else {
+        int in[2] = {x->root.tensor, y->root.tensor};
+        BB_TRY(bb_lb_node(l, node->name, "", BB_NODE_ADD, 2, in, 0, NULL, &made));
+        index = (int)(made - l->model->nodes);
+    }
+    uint32_t channels = x->root.kind == BB_ROOT_CONV ? x->root.channels : 1;
+    bb_root *root;
+    BB_TRY(bb_lb_add_root(l, BB_ROOT_PAIR, node->out[0], channels, &root));
+    root->node = index;
+    root->scale2 = bb_arena_array(l->graph->arena, channels, sizeof(*root->scale2));
+    if (!root->scale2)
+        return bb_fail_memory(l->err, "the import");
+    for (uint32_t c = 0; c < channels; c++) {
+        uint32_t from = x->root.channels == 1 ? 0 : c;
+        root->low[c] = x->root.low[from];
+        root->high[c] = x->root.high[from];
+        root->scale[c] = x->scale[c];
+        root->scale2[c] = y->scale[c];
+        root->bias[c] = x->bias[c] + y->bias[c];
+    }
+    root->reach2 = reach_of(&y->root);
+    return BB_STATUS_OK;
+}
+
+static bb_status float_sum(bb_lowbit *l, const bb_node *node) {
+    int in[2], out;
+    bb_model_node *made;
+    for (int i = 0; i < 2; i++)
+        BB_TRY(bb_lb_real_of(l, node->in[i], &in[i]));
+    BB_TRY(bb_lb_tensor(l, node->out[0], "", NULL, &out));
+    BB_TRY(bb_lb_float_node(l, node, BB_FLOAT_ADD, 2, in, out, "adds floats in the source", &made));
+    return bb_lb_float_root(l, node->out[0], out);
+}
+
+/* ---- constants per tap ---------------------------------------------------------------------- */
+
+/* A convolution over a constant image of ones: what each valid tap adds. */
+static bool is_taps(bb_lowbit *l, const bb_node *node) {
+    const bb_array *x = node->op == BB_OP_CONV ? bb_lb_constant(l, node->in[0]) : NULL;
+    const bb_array *w = x ? bb_lb_constant(l, node->in[1]) : NULL;
+    if (!w || x->rank != 4 || w->rank != 4 || w->dims[1] != 1 || node->n_in != 2)
+        return false;
+    for (size_t i = 0; i < bb_lb_elements(x); i++)
+        if (bb_lb_element(x, i) != 1)
+            return false;
+    return true;
+}
+
+static bool same_geometry(const bb_geometry *a, const bb_geometry *b) {
+    return memcmp(a->kernel, b->kernel, sizeof(a->kernel)) == 0 &&
+           memcmp(a->stride, b->stride, sizeof(a->stride)) == 0 &&
+           memcmp(a->dilation, b->dilation, sizeof(a->dilation)) == 0 &&
+           memcmp(a->pad_begin, b->pad_begin, sizeof(a->pad_begin)) == 0;
+}
+
+static bb_status add_taps(bb_lowbit *l, const bb_node *node, int conv_value, int taps_value) {
+    bb_root *root = &l->roots[l->root_of[conv_value]];
+    const bb_node *source = &l->graph->nodes[l->graph->values[taps_value].producer];
+    const bb_array *w = bb_lb_constant(l, source->in[1]);
+    bb_geometry geometry;
+    BB_TRY(bb_lower_window(l->graph, source, &geometry, l->err));
+    const bb_model_node *made = root->kind == BB_ROOT_CONV ? &l->model->nodes[root->node] : NULL;
+    if (!made || conv_value != root->value || made->n_out != 0 ||
+        !same_geometry(&geometry, &made->geometry) || w->dims[0] != made->planes->rows)
+        return bb_lb_fail(l, node, "constants per tap belong to a convolution of the same window");
+    uint32_t rows = made->planes->rows, taps = made->planes->taps;
+    int32_t *add = bb_arena_array(l->model->arena, (size_t)rows * taps, sizeof(*add));
+    if (!add)
+        return bb_fail_memory(l->err, "tap constants");
+    for (uint32_t r = 0; r < rows; r++)
+        for (uint32_t t = 0; t < taps; t++) {
+            double e = bb_lb_element(w, (size_t)r * taps + t) / root->scale[r];
+            if (fabs(e - floor(e + 0.5)) > 1e-6 || fabs(e) > 0x1p30)
+                return bb_lb_fail(l, node, "a constant per tap is no whole number of steps");
+            add[(size_t)t * rows + r] = (int32_t)floor(e + 0.5);
+            root->low[r] += e < 0 ? (int64_t)floor(e + 0.5) : 0;
+            root->high[r] += e > 0 ? (int64_t)floor(e + 0.5) : 0;
+        }
+    l->convs[root->node].tap_add = add;
+    root->stride = 1;
+    root->value = node->out[0];
+    l->root_of[node->out[0]] = l->root_of[conv_value];
     return BB_STATUS_OK;
 }
 
@@ -240,29 +370,57 @@ static bool same_shape(const bb_lowbit *l, int a, int b) {
     return true;
 }
 
+static bool has_root(const bb_lowbit *l, int value, bb_root_kind kind) {
+    return l->root_of[value] >= 0 && l->roots[l->root_of[value]].kind == kind;
+}
+
 bb_status bb_lb_add(bb_lowbit *l, const bb_node *node) {
-    bb_lb_codes codes[2];
+    addend a[2];
+    bool done;
     if (node->n_in != 2 || l->root_of[node->in[0]] < 0 || l->root_of[node->in[1]] < 0 ||
         !same_shape(l, node->in[0], node->in[1]))
         return bb_lb_fail(l, node, "its operands are not two values of one shape");
-    const bb_root *a = &l->roots[l->root_of[node->in[0]]], *b = &l->roots[l->root_of[node->in[1]]];
-    uint32_t pixels = a->flat_pixels, channels = a->flat_channels;
-    if (pixels != b->flat_pixels)
+    for (int i = 0; i < 2; i++)
+        if (has_root(l, node->in[i], BB_ROOT_TAPS))
+            return add_taps(l, node, node->in[1 - i], node->in[i]);
+    const bb_root *first = &l->roots[l->root_of[node->in[0]]];
+    uint32_t pixels = first->flat_pixels, channels = first->flat_channels;
+    if (pixels != l->roots[l->root_of[node->in[1]]].flat_pixels)
         return bb_lb_fail(l, node, "its operands are flattened differently");
     for (int i = 0; i < 2; i++)
-        BB_TRY(bb_lb_codes_of(l, node->in[i], BB_MAX_CODE_BITS, &codes[i]));
-    if (codes[0].tensor >= 0 && codes[1].tensor >= 0) {
-        BB_TRY(add_codes(l, node, codes));
-        bb_root *root = &l->roots[l->root_of[node->out[0]]];
-        root->flat_pixels = pixels;
-        root->flat_channels = channels;
-        return BB_STATUS_OK;
+        BB_TRY(read_addend(l, node->in[i], &a[i]));
+    if (!a[0].known || !a[1].known)
+        return float_sum(l, node);
+    BB_TRY(sum_root(l, node, a, &done));
+    if (!done)
+        BB_TRY(pair_root(l, node, a, &done));
+    if (!done)
+        return float_sum(l, node);
+    bb_root *root = &l->roots[l->root_of[node->out[0]]];
+    root->flat_pixels = pixels;
+    root->flat_channels = channels;
+    return BB_STATUS_OK;
+}
+
+bb_status bb_lb_conv(bb_lowbit *l, const bb_node *node) {
+    int data = node->in[0];
+    if (is_taps(l, node)) {
+        bb_root *taps;
+        return bb_lb_add_root(l, BB_ROOT_TAPS, node->out[0], 1, &taps);
     }
-    int in[2], out;
-    for (int i = 0; i < 2; i++)
-        BB_TRY(bb_lb_real_of(l, node->in[i], &in[i]));
-    bb_model_node *made;
-    BB_TRY(bb_lb_tensor(l, node->out[0], "", NULL, &out));
-    BB_TRY(bb_lb_float_node(l, node, BB_FLOAT_ADD, 2, in, out, "adds floats in the source", &made));
-    return bb_lb_float_root(l, node->out[0], out);
+    if (l->root_of[data] < 0)
+        return bb_lb_fail(l, node, "its input is no image or vector that a layer makes");
+    bb_int_weights w;
+    bb_lb_codes codes = {.tensor = -1};
+    const bb_root root = l->roots[l->root_of[data]];
+    BB_TRY(bb_lb_weights(l, node, &root, &w));
+    if (!w.integer)
+        return float_conv(l, node, &w, "its weights are float in the source");
+    BB_TRY(bb_lb_codes_of(l, data, 8, &codes));
+    if (codes.tensor < 0)
+        return float_conv(l, node, &w, "its input is float in the source");
+    bool done;
+    BB_TRY(integer_conv(l, node, &codes, &w, &done));
+    return done ? BB_STATUS_OK
+                : float_conv(l, node, &w, "its weights need more than 8 bits in the source");
 }
