@@ -13,7 +13,11 @@ PKG_CONFIG_PATH=$(dirname "$(find "$work/root" -name bitbranch.pc)")
 library=$(dirname "$(find "$work/root" -name libbitbranch.so)")
 export PKG_CONFIG_PATH PKG_CONFIG_SYSROOT_DIR="$work/root"
 cp -r "$root/examples/c" "$work/example"
-make -C "$work/example" CFLAGS='-std=c99 -Wall -Werror'
+flags='-std=c99 -Wall -Werror'
+if nm -D "$library/libbitbranch.so" | grep -q __asan_; then # a sanitized library needs its runtime
+    flags="$flags -fsanitize=address,undefined"
+fi
+make -C "$work/example" CFLAGS="$flags"
 
 "$bitbranch" quantize "$root/examples/fashion-mnist/fashion.onnx" "$work/fashion.bbm" \
     --calib "$data" --calib-count 64 -w 4 -a 4 --effort fast >/dev/null
