@@ -11,10 +11,10 @@
 #else
 #define BB_ARCH_X86_64 0
 #endif
-#if defined(__GNUC__) && defined(__ARM_NEON) && defined(__ARM_BIG_ENDIAN) == 0
-#define BB_ARCH_NEON 1
+#if defined(__GNUC__) && defined(__aarch64__) && !defined(__AARCH64EB__)
+#define BB_ARCH_NEON64 1
 #else
-#define BB_ARCH_NEON 0
+#define BB_ARCH_NEON64 0
 #endif
 
 enum {

@@ -53,21 +53,19 @@ uint32_t bb_cpu_detect(void) {
     return flags;
 }
 
-#elif BB_ARCH_NEON && defined(__linux__)
+#elif BB_ARCH_NEON64 && defined(__linux__)
 
 #include <sys/auxv.h>
 
 uint32_t bb_cpu_detect(void) {
     uint32_t flags = BB_CPU_NEON;
 
-#if defined(__aarch64__)
     if (getauxval(AT_HWCAP) & (1ul << 20)) /* HWCAP_ASIMDDP */
         flags |= BB_CPU_DOTPROD;
-#endif
     return flags;
 }
 
-#elif BB_ARCH_NEON
+#elif BB_ARCH_NEON64
 
 uint32_t bb_cpu_detect(void) {
     return BB_CPU_NEON;

@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** @file conv_neon.c  The narrow kernels with NEON (aarch64). */
+#include "cpu/cpu.h"
+
+#if BB_ARCH_NEON64
+
+#define NARROW_KERNEL(kind) bb_conv_##kind##_neon
+#define NARROW_NAME(kind) "conv_" kind "_neon"
+#define NARROW_CPU BB_CPU_NEON
+#define NARROW_PIXELS 4
+#include "kernels/narrow/conv_narrow.h"
+
+#endif
