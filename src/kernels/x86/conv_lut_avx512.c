@@ -105,8 +105,8 @@ static bool supports(const bb_conv_desc *desc) {
     SECOND_OF(p)                                                                                   \
     LOOK("24", "29")                                                                               \
     LOOK2("26", "0")                                                                               \
-    LOOK("25", "30") LOOK2("1", "2") ADD("29", "0") ADD("30", "2") PAIR_FOLD("0", s)               \
-        PAIR_FOLD("2", t)
+    LOOK("25", "30")                                                                               \
+    LOOK2("1", "2") ADD("29", "0") ADD("30", "2") PAIR_FOLD("0", s) PAIR_FOLD("2", t)
 
 #define BEGIN(resume)                                                                              \
     "movq (%0), %%rsi\n\tmovq 8(%0), %%rdx\n\tmovq 48(%0), %%rcx\n\t"                              \
@@ -178,8 +178,9 @@ BB_VBMI static void loop_planes_twos(const loop_args *args) {
     PAIR_FOLD("1", "13")                                                                           \
     PAIR_FOLD("2", "14")                                                                           \
     PAIR_FOLD("3", "15")                                                                           \
-    PAIR_FOLD("4", "16") PAIR_FOLD("5", "17") PAIR_FOLD("6", "18") PAIR_FOLD("7", "19")            \
-        PAIR_FOLD("8", "20") PAIR_FOLD("9", "21") PAIR_FOLD("10", "22") PAIR_FOLD("11", "23")
+    PAIR_FOLD("4", "16")                                                                           \
+    PAIR_FOLD("5", "17") PAIR_FOLD("6", "18") PAIR_FOLD("7", "19") PAIR_FOLD("8", "20")            \
+        PAIR_FOLD("9", "21") PAIR_FOLD("10", "22") PAIR_FOLD("11", "23")
 #define PAIRS_SUMS(move)                                                                           \
     move("0", "12") move("64", "13") move("128", "14") move("192", "15") move("256", "16")         \
         move("320", "17") move("384", "18") move("448", "19") move("512", "20") move("576", "21")  \
