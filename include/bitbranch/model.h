@@ -36,7 +36,8 @@ typedef struct bb_model_info {
     uint64_t constant_bytes; /**< requantizers, offsets, float tables */
     uint64_t other_bytes;    /**< structure, names, labels, config, alignment */
     uint64_t float32_bytes;  /**< parameters of the source network at float32 */
-    uint64_t macs;           /**< multiply-accumulates per image at the file's input size */
+    uint64_t macs;           /**< multiply-accumulates per image at the file's input size; 0
+                                  where the file leaves the size open */
     uint64_t integer_macs;   /**< of these, in integer layers */
     const char *config_json; /**< task config or NULL; lives as long as the model */
     const char *labels;      /**< newline-separated class names or NULL */
@@ -63,7 +64,7 @@ typedef struct bb_layer_info {
     uint32_t weight_bits; /**< K, 0 for nodes without weights */
     uint32_t input_bits;  /**< M of input 0, 32 for float */
     uint32_t output_bits; /**< of output 0, 32 for float */
-    int32_t out_dims[4];  /**< N, H, W, C at the file's input size */
+    int32_t out_dims[4];  /**< N, H, W, C at the file's input size; 0 where it is open */
     int32_t kernel[2];
     uint64_t macs, bops;      /**< BOPs = macs * M * K */
     uint64_t weight_bytes;    /**< planes used by this profile */

@@ -258,12 +258,12 @@ static void sample_profile(sample *s, uint32_t k, uint32_t m) {
     sample_grid(p, S_C1, m, (int32_t)-last);
     sample_grid(p, S_C1_WIDE, 10, 3);
     sample_grid(p, S_DW, m, 0);
-    sample_grid(p, S_SUM, m, (int32_t)-last);
+    sample_grid(p, S_SUM, m, 0);
     sample_grid(p, S_ADDED, m, 1);
     sample_grid(p, S_MEAN, m, 0);
     sample_grid(p, S_GATE, m, (int32_t)-last);
     sample_grid(p, S_GATED, m, 2);
-    sample_grid(p, S_BACK, m, (int32_t)last);
+    sample_grid(p, S_BACK, m, -3);
     sample_copy_grid(p, S_DW, S_POOLED);
     sample_copy_grid(p, S_SUM, S_SHUFFLED);
     sample_copy_grid(p, S_GATED, S_UP);
