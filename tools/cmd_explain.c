@@ -8,7 +8,7 @@
 #include <string.h>
 
 static void add_encoding(cli_table *table, const char *number, const bb_encoding *e) {
-    char planes[3 * 8 + 1] = "";
+    char planes[4 * 8] = "";
     for (uint32_t p = 0; p < e->bits; p++)
         strcat(planes, e->planes[p] > 0 ? (p ? " +1" : "+1") : (p ? " -1" : "-1"));
     cli_table_cell(table, "%s", number);
