@@ -212,9 +212,7 @@ static bb_status read_addend(bb_lowbit *l, int value, addend *a) {
                   .bias = bb_arena_array(arena, channels, sizeof(*a->bias))};
     if (!a->scale || !a->bias)
         return bb_fail_memory(l->err, "the import");
-    bool plain = a->root.kind == BB_ROOT_CODES ||
-                 (a->root.kind == BB_ROOT_CONV && l->model->nodes[a->root.node].n_out == 0 &&
-                  l->model->nodes[a->root.node].n_in == 1);
+    bool plain = a->root.kind == BB_ROOT_CODES || a->root.kind == BB_ROOT_CONV;
     a->known = plain && bb_lb_affine(l, value, a->scale, a->bias);
     a->uniform = true;
     for (uint32_t c = 1; c < channels && a->known; c++)
@@ -261,20 +259,28 @@ static bb_status sum_root(bb_lowbit *l, const bb_node *node, const addend a[2], 
     return BB_STATUS_OK;
 }
 
+/* A convolution can take one residual input, which all of its results then use. */
+static bool takes_residual(const bb_lowbit *l, const bb_root *conv, int residual) {
+    const bb_model_node *node = &l->model->nodes[conv->node];
+    return node->n_in == 1 ? node->n_out == 0 : node->in[1] == residual;
+}
+
 /* The convolution of operand `first` takes operand 1 - first as its residual input; two codes get
  * an ADD node. */
 static bb_status pair_root(bb_lowbit *l, const bb_node *node, const addend a[2], bool *done) {
     int first = a[1].root.kind == BB_ROOT_CONV ? 1 : 0;
     const addend *x = &a[first], *y = &a[1 - first];
     *done = y->root.kind == BB_ROOT_CODES &&
-            (x->root.kind == BB_ROOT_CONV || (x->uniform && y->uniform));
+            (x->root.kind == BB_ROOT_CONV ? takes_residual(l, &x->root, y->root.tensor)
+                                          : x->uniform && y->uniform);
     if (!*done)
         return BB_STATUS_OK;
     int index = x->root.node;
     bb_model_node *made;
     if (x->root.kind == BB_ROOT_CONV) {
         made = &l->model->nodes[index];
-        made->in[made->n_in++] = y->root.tensor;
+        made->in[1] = y->root.tensor;
+        made->n_in = 2;
     } else {
         int in[2] = {x->root.tensor, y->root.tensor};
         BB_TRY(bb_lb_node(l, node->name, "", BB_NODE_ADD, 2, in, 0, NULL, &made));

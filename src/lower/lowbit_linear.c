@@ -49,6 +49,20 @@ static bool relu_of(bb_lowbit *l, int *value) {
     return true;
 }
 
+/* scale*Cast(Floor(x)) + low, so that Floor(x) is the code itself: *input becomes x. */
+static bool floored_codes(bb_lowbit *l, int *input, double scale, double low) {
+    double gain = 1, shift = 0;
+    int value = *input;
+    while (scalar_affine(l, &value, &gain, &shift))
+        continue;
+    const bb_node *cast = producer_of(l, value);
+    const bb_node *round = cast && cast->op == BB_OP_CAST ? producer_of(l, cast->in[0]) : NULL;
+    if (!round || round->op != BB_OP_FLOOR || gain != scale || shift != low)
+        return false;
+    *input = round->in[0];
+    return true;
+}
+
 static bool read_formula(bb_lowbit *l, int value, formula *f) {
     double gain = 1, shift = 0;
     while (scalar_affine(l, &value, &gain, &shift))
@@ -63,11 +77,8 @@ static bool read_formula(bb_lowbit *l, int value, formula *f) {
                    .grid = {1, gain * low + shift, gain * d.scale, (uint32_t)(d.high - d.low)}};
     while ((UINT32_C(1) << f->grid.bits) - 1 < f->grid.last)
         f->grid.bits++;
-    const bb_node *cast = producer_of(l, f->input);
-    const bb_node *round = cast && cast->op == BB_OP_CAST ? producer_of(l, cast->in[0]) : NULL;
-    if (round && round->op == BB_OP_FLOOR && d.scale == 1 && low == 0) {
+    if (floored_codes(l, &f->input, d.scale, low)) {
         f->floors = true;
-        f->input = round->in[0];
     } else if (low >= 0) {
         relu_of(l, &f->input);
     }

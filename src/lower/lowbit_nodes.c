@@ -336,12 +336,13 @@ static bb_status layer(bb_lowbit *l, const bb_node *node) {
     }
 }
 
-/* A quantizer of floats starts a chain of its own. */
-static bb_status quantized_floats(bb_lowbit *l, int value) {
+/* A quantizer starts a chain of its own: what follows is a function of its codes. */
+static bb_status quantized(bb_lowbit *l, int value) {
     bb_declared d;
     bb_lb_codes codes;
-    if (l->roots[l->root_of[value]].kind != BB_ROOT_FLOAT || !bb_lb_declared(l, value, &d) ||
-        d.input < 0)
+    int producer = l->graph->values[value].producer;
+    if (l->roots[l->root_of[value]].flat_pixels || !bb_lb_declared(l, value, &d) ||
+        (d.input < 0 && l->graph->nodes[producer].op != BB_OP_QONNX_MULTI_THRESHOLD))
         return BB_STATUS_OK;
     BB_TRY(bb_lb_codes_of(l, value, BB_MAX_CODE_BITS, &codes));
     return codes.tensor < 0 ? BB_STATUS_OK : made_codes(l, value, codes.tensor, &codes.grid);
@@ -357,7 +358,7 @@ bb_status bb_lb_node_of(bb_lowbit *l, const bb_node *node) {
         return BB_STATUS_OK;
     if (bb_lb_elementwise(l, node, &root)) {
         l->root_of[node->out[0]] = root;
-        return quantized_floats(l, node->out[0]);
+        return quantized(l, node->out[0]);
     }
     if (bb_is_movement(node->op) && node->n_in > 0 &&
         (l->root_of[node->in[0]] >= 0 || l->views[node->in[0]].source))

@@ -114,7 +114,8 @@ static const char *quant(exporter *x, const char *in, const char *scale, const c
     return out;
 }
 
-/* Codes u to (a - a0)/unit = (2u - L - a0)/unit. */
+/* Codes u, not clamped yet, to (a - a0)/unit = (2u - L - a0)/unit behind a quantizer that clamps.
+ */
 static const char *codes_to_levels(exporter *x, int tensor, const char *u) {
     const bb_tensor_params *p = params_of(x, tensor);
     int unit = unit_of(p);
@@ -123,7 +124,8 @@ static const char *codes_to_levels(exporter *x, int tensor, const char *u) {
         u = node2(x, "Mul", u, bb_onnx_float(x->w, "two", 2));
     if (shift != 0)
         u = node2(x, "Sub", u, bb_onnx_float(x->w, "offset", (float)shift / (float)unit));
-    return u;
+    return quant(x, u, bb_onnx_float(x->w, "scale", 2.0f / (float)unit),
+                 bb_onnx_float(x->w, "zero", (float)shift / 2), p->bits, false, false);
 }
 
 /* ---- requantizers --------------------------------------------------------------------------- */
@@ -158,10 +160,7 @@ static const char *linear_floor(exporter *x, int tensor, const bb_requant *r, co
 }
 
 static const char *write_linear(exporter *x, int tensor, const operand *o) {
-    const bb_tensor_params *p = params_of(x, tensor);
-    const char *t = linear_floor(x, tensor, &p->requant, o);
-    const char *one = bb_onnx_float(x->w, "one", 1), *zero = bb_onnx_float(x->w, "zero", 0);
-    return codes_to_levels(x, tensor, quant(x, t, one, zero, p->bits, false, false));
+    return codes_to_levels(x, tensor, linear_floor(x, tensor, &params_of(x, tensor)->requant, o));
 }
 
 /* One channel of any requantizer of one operand. */
