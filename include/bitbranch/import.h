@@ -16,6 +16,17 @@ typedef struct bb_graph bb_graph;
 BB_API bb_status bb_import_onnx(const char *path, bb_graph **graph, bb_error *err);
 BB_API void bb_graph_destroy(bb_graph *graph); /**< NULL is fine */
 
+/**
+ * Cuts out the part of a graph that computes the tensors named `outputs` from those named `inputs`,
+ * in place: they become the graph's outputs and inputs, in this order, and everything else is
+ * dropped. This takes the end off a network whose last operators are not supported, or runs a part
+ * alone. n_inputs = 0 keeps the inputs, n_outputs = 0 the outputs. NOT_FOUND names a tensor that
+ * does not exist; BAD_FILE where an output also needs an input that was cut away (the graph is then
+ * unusable and may only be destroyed). Not while the graph is in use elsewhere.
+ */
+BB_API bb_status bb_graph_extract(bb_graph *graph, const char *const *inputs, size_t n_inputs,
+                                  const char *const *outputs, size_t n_outputs, bb_error *err);
+
 typedef struct bb_graph_info {
     size_t struct_size;
     const char *name;

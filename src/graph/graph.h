@@ -167,15 +167,6 @@ bb_status bb_graph_infer_node(bb_graph *graph, const bb_node *node, bb_error *er
 /** True where the graph carries quantizers or integer products of its own. */
 bool bb_graph_is_quantized(const bb_graph *graph);
 
-/**
- * Cuts out the part of a linked graph that computes the values named `outputs` from those named
- * `inputs`, in place: named values become the graph's inputs and outputs and everything else is
- * dropped. n_inputs = 0 keeps the inputs, n_outputs = 0 the outputs. NOT_FOUND names a value that
- * does not exist; BAD_FILE where an output also needs an input that was cut away.
- */
-bb_status bb_graph_extract(bb_graph *graph, const char *const *inputs, size_t n_inputs,
-                           const char *const *outputs, size_t n_outputs, bb_error *err);
-
 /** Spatial geometry of Conv, ConvTranspose and pools with auto_pad and ceil_mode resolved. */
 typedef struct bb_window {
     int64_t kernel[2], stride[2], dilation[2];
