@@ -99,6 +99,7 @@ static const char *channel_floats(exporter *x, int tensor, const char *hint, con
 /* What a requantizer works on: value*gain = Z1 (or the sum of an average pool), and Z2. */
 typedef struct operand {
     const char *z1, *z2; /**< z2 NULL: none */
+    const char *mean;    /**< average: z1/count, or NULL */
     int gain, gain2;
     int64_t count;        /**< average: positions */
     const int64_t *reach; /**< [channels] |Z1| */
@@ -256,9 +257,7 @@ static const char *write_float(exporter *x, int tensor, const operand *o) {
         scale[n + c] = r->scale2 ? r->scale2[c] * (float)o->gain2 : 0;
         biased = biased || r->bias[c] != 0;
     }
-    const char *y = o->z1;
-    if (o->count > 1) /* the sum of an average pool: its mean */
-        y = node2(x, "Div", y, bb_onnx_float(x->w, "count", (float)o->count));
+    const char *y = o->mean ? o->mean : o->z1;
     y = node2(x, "Mul", y, channel_floats(x, tensor, "scale", scale, n));
     if (o->z2)
         y = node2(x, "Add", y,
@@ -309,6 +308,7 @@ static bb_status write_outputs(exporter *x, const bb_model_node *node, const ope
         operand at = *o;
         if (is_image(x, node->in[0]) && !is_image(x, node->out[i])) {
             at.z1 = flatten(x, at.z1);
+            at.mean = at.mean ? flatten(x, at.mean) : NULL;
             at.z2 = at.z2 && is_image(x, node->in[1]) ? flatten(x, at.z2) : at.z2;
         }
         BB_TRY(write_output(x, node, node->out[i], &at));
@@ -498,7 +498,7 @@ static bb_status write_average(exporter *x, const bb_model_node *node) {
     }
     const char *sum =
         node1(x, "Round", node2(x, "Mul", mean, bb_onnx_float(x->w, "count", (float)count)));
-    operand o = {.z1 = sum, .gain = x->unit[node->in[0]], .count = count};
+    operand o = {.z1 = sum, .mean = mean, .gain = x->unit[node->in[0]], .count = count};
     return write_outputs(x, node, &o);
 }
 

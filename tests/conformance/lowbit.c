@@ -6,6 +6,7 @@
  */
 #include "bitbranch/dataset.h"
 #include "bitbranch/engine.h"
+#include "bitbranch/export.h"
 #include "bitbranch/vision.h"
 #include "lower/lower.h"
 #include "onnx/onnx.h"
@@ -13,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { SKIP = 77 };
 
@@ -45,6 +47,7 @@ static void report(bool good, const char *name, const char *fmt, size_t a, size_
 
 typedef struct network {
     bb_config *config;
+    bb_quantize_options options;
     bb_graph *graph; /* for the float run */
     bb_model *model;
     bb_engine *engine;
@@ -89,6 +92,7 @@ static network open_network(const char *onnx, const char *json) {
     options.pixels = exact;
     options.round_levels =
         bb_config_levels(n.config, &options.levels_scale, &options.levels_min, &options.levels_max);
+    n.options = options;
     n.model = import(data_path(onnx), &options);
     start_engine(&n);
     require(bb_import_onnx(data_path(onnx), &n.graph, &err), &err, onnx);
@@ -103,6 +107,90 @@ static void close_network(network *n) {
     bb_engine_destroy(n->engine);
     bb_model_destroy(n->model);
     bb_config_destroy(n->config);
+}
+
+/* ---- export and import again ------------------------------------------------------------------
+ */
+
+typedef struct code_log {
+    uint64_t hash; /* of the codes of all tensors */
+    size_t tensors;
+} code_log;
+
+/* FNV-1a. */
+static void log_codes(void *user, const bb_tap_event *event) {
+    code_log *log = user;
+    if (event->type != BB_TYPE_U8)
+        return;
+    size_t n = 1;
+    for (int i = 0; i < 4; i++)
+        n *= (size_t)event->dims[i];
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (size_t i = 0; i < n; i++)
+        hash = (hash ^ ((const uint8_t *)event->data)[i]) * 0x100000001b3u;
+    log->hash += hash; /* order does not matter */
+    log->tensors++;
+}
+
+static void random_levels(const bb_tensor_desc *in, bb_rng *rng, float *x, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        if (!in->bits) {
+            x[i] = (float)bb_rng_uniform(rng);
+            continue;
+        }
+        int last = (1 << in->bits) - 1, u = (int)bb_rng_below(rng, (uint64_t)last + 1);
+        x[i] = in->scale * (float)(2 * u - last - in->a0);
+    }
+}
+
+static void run_logged(network *n, const float *x, float *y, code_log *log) {
+    bb_error err;
+    *log = (code_log){0};
+    require(bb_context_set_tap(n->context, log_codes, log, &err), &err, "tap");
+    require(bb_context_run_f32(n->context, (const float *[]){x}, (float *[]){y}, &err), &err,
+            "run");
+    require(bb_context_set_tap(n->context, NULL, NULL, &err), &err, "tap");
+}
+
+/* The exported file gives the same codes in every tensor and the same results. */
+static void check_export(network *n, const char *name, const bb_quantize_options *options) {
+    char path[] = "/tmp/bb_export_XXXXXX";
+    bb_error err;
+    int fd = mkstemp(path);
+    if (fd >= 0)
+        close(fd);
+    require(bb_export_qonnx(n->model, 0, path, &err), &err, name);
+    bb_quantize_options own = *options;
+    if (own.pixels) { /* the exported network takes the pixels themselves */
+        own.pixel_scale = 1;
+        for (int i = 0; i < 4; i++) {
+            own.mean[i] = 0;
+            own.std[i] = 1;
+        }
+    }
+    network again = {.model = import(path, &own)};
+    unlink(path);
+    start_engine(&again);
+    bb_tensor_desc in;
+    require(bb_engine_input(n->engine, 0, &in, &err), &err, "input");
+    float *x = malloc(n->input * 4), *y = malloc(n->output * 4), *z = malloc(n->output * 4);
+    bb_rng rng;
+    bb_rng_seed(&rng, 1);
+    size_t different = 0, tensors = 0;
+    for (int i = 0; i < 4; i++) {
+        code_log first, second;
+        random_levels(&in, &rng, x, n->input);
+        run_logged(n, x, y, &first);
+        run_logged(&again, x, z, &second);
+        different += first.hash != second.hash || memcmp(y, z, n->output * sizeof(*y)) != 0;
+        tensors = first.tensors;
+    }
+    report(different == 0, name, "exported: %zu of 4 inputs with other codes in %zu tensors",
+           different, tensors);
+    free(x);
+    free(y);
+    free(z);
+    close_network(&again);
 }
 
 /* ---- images --------------------------------------------------------------------------------- */
@@ -186,6 +274,7 @@ static void check_cnv(bool all) {
         if (t.images == 564)
             report(t.good == nets[i / 2].good, onnx, "%zu images right, %zu wanted", t.good,
                    nets[i / 2].good);
+        check_export(&n, onnx, &n.options);
         t = compare(&n, "datasets/cifar10_jpeg", all ? 0 : 200, true);
         report(t.different == 0, onnx, "%zu of %zu jpeg images with other scores", t.different,
                t.images);
@@ -203,6 +292,7 @@ static void check_tfc(void) {
         snprintf(onnx, sizeof(onnx), "models/qonnx_small/%s.onnx", nets[i].name);
         snprintf(json, sizeof(json), "models/qonnx_small/%s.json", nets[i].name);
         network n = open_network(onnx, json);
+        check_export(&n, onnx, &n.options);
         tally t = compare(&n, "datasets/mnist", 0, false);
         report(t.different == 0, onnx, "%zu of %zu images with another class", t.different,
                t.images);
@@ -253,6 +343,7 @@ static void check_tinieryolo(const char *onnx) {
     require(bb_lower_quantized(graph, &options, &n.model, &err), &err, onnx);
     bb_graph_destroy(graph);
     start_engine(&n);
+    check_export(&n, onnx, &options);
     uint8_t *q0 = load_npy("models/tinieryolo_w1a3_voc/golden_q0.npy", Q0);
     uint8_t *q7 = load_npy("models/tinieryolo_w1a3_voc/golden_q7.npy", Q7);
     float *in = malloc(Q0 * sizeof(*in)), *out = malloc(Q7 * sizeof(*out)),
@@ -283,7 +374,10 @@ static void check_imports(const char *onnx, size_t float_layers) {
     for (size_t i = 0; i < model->n_nodes; i++)
         found += model->nodes[i].kind == BB_NODE_FLOAT && model->nodes[i].float_op == BB_FLOAT_CONV;
     report(found == float_layers, onnx, "%zu float convolutions, %zu wanted", found, float_layers);
-    bb_model_destroy(model);
+    network n = {.model = model};
+    start_engine(&n);
+    check_export(&n, onnx, &options);
+    close_network(&n);
 }
 
 int main(int argc, char **argv) {
