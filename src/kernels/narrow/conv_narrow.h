@@ -141,7 +141,7 @@ static bb_conv_route narrow_int8_route(const bb_conv_desc *desc) {
 static double narrow_int8_cost(const bb_conv_desc *desc) {
     const bb_conv_route route = narrow_int8_route(desc);
 
-    return narrow_cost(desc, &route, 2.6 * NARROW_PIXELS + 8.0 / route.schedule);
+    return narrow_cost(desc, &route, 4.3 * NARROW_PIXELS + 8.0 / route.schedule);
 }
 
 static void narrow_int8_put(const bb_conv_route *route, uint8_t *block, int32_t lane,
@@ -392,7 +392,8 @@ static bb_conv_route narrow_lut_route(const bb_conv_desc *desc) {
 static double narrow_lut_cost(const bb_conv_desc *desc) {
     const bb_conv_route route = narrow_lut_route(desc);
     const double input = (double)desc->in_height * desc->in_width * desc->in_channels;
-    const double step = 2.6 * NARROW_PIXELS * (1 + 2.0 / route.schedule);
+    const double chunks = (double)((route.steps + route.schedule - 1) / route.schedule);
+    const double step = 4.2 * NARROW_PIXELS + 25 * NARROW_PIXELS * chunks / route.steps;
 
     return narrow_cost(desc, &route, step * route.planes * route.parts) + 1.2 * route.parts * input;
 }

@@ -376,7 +376,7 @@ static double cost(const bb_conv_desc *desc) {
     const double input = (double)desc->in_height * desc->in_width * desc->in_channels;
 
     return (double)(int64_t)(pixels / 6 + 0.99) * blocks * passes *
-               (steps * 7.4 + chunks * fold + 80) +
+               (steps * 7.3 + chunks * fold + 60 + 24 * route.segments) +
            0.35 * route.parts * input;
 }
 

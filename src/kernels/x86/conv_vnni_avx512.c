@@ -213,7 +213,7 @@ static double cost(const bb_conv_desc *desc) {
                         : route.block_channels == 32 ? 6.4
                                                      : 4.4;
 
-    return tiles * (blocks * (steps * step + 30) + 15 * route.segments);
+    return tiles * (blocks * (steps * step + 60) + 15 * route.segments);
 }
 
 static int32_t floor_half(int32_t w) {

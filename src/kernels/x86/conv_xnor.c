@@ -116,18 +116,18 @@ static bb_conv_route route_of(const bb_conv_desc *desc) {
     return route;
 }
 
-static double cost_of(const bb_conv_desc *desc, double step) {
+/** Cycles: `step` for a word of 16 channels and one of `pixels` pixels. */
+static double cost_of(const bb_conv_desc *desc, double step, double pixels) {
     const bb_conv_route route = route_of(desc);
-    const double pixels = (double)desc->out_height * desc->out_width;
     const double blocks =
         (double)desc->groups * ((desc->out_channels / desc->groups + BLOCK - 1) / BLOCK);
+    const double input = (double)desc->in_height * desc->in_width * desc->in_channels;
 
-    return pixels *
-           (blocks * (route.segments * (double)route.steps * step + 12) + 0.06 * desc->in_channels);
+    return pixels * blocks * (route.segments * (double)route.steps * step + 8) + 0.1 * input;
 }
 
 static double cost_avx2(const bb_conv_desc *desc) {
-    return cost_of(desc, 6.0);
+    return cost_of(desc, 4.9, (double)desc->out_height * desc->out_width);
 }
 
 static void put(const bb_conv_route *route, uint8_t *block, int32_t lane, int32_t segment,
@@ -210,7 +210,9 @@ static void run_avx512(const bb_conv_desc *desc, const void *packed, const uint8
 }
 
 static double cost_avx512(const bb_conv_desc *desc) {
-    return cost_of(desc, 1.2);
+    const double tiles = (double)(((int64_t)desc->out_height * desc->out_width + 5) / 6);
+
+    return cost_of(desc, 0.75, 6 * tiles);
 }
 
 const bb_conv_kernel bb_conv_xnor_avx512 = {.name = "conv_xnor_avx512",
