@@ -93,7 +93,10 @@ int main(int argc, char **argv) {
     if (bb_float_net_create(graph, dims, threads, &net, &err) != BB_STATUS_OK)
         return fail(&err);
     fprintf(stderr, "created in %.1f ms\n", now() - start);
-    float *input = read_floats(argv[2], (size_t)(n[0] * n[1] * n[2] * n[3]));
+    size_t count = 1; /* 0 stands for an axis that the input does not have */
+    for (int i = 0; i < 4; i++)
+        count *= n[i] > 0 ? (size_t)n[i] : 1;
+    float *input = read_floats(argv[2], count);
     int status = run(net, input, argc > 6 ? atoi(argv[6]) : 1, argv[3]);
     free(input);
     bb_float_net_destroy(net);
