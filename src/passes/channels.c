@@ -124,7 +124,7 @@ static bb_status try_chain(bb_graph *graph, bb_node *node, const chain *c, bool 
     bb_arena *arena = bb_arena_create();
     int64_t *channels = arena ? bb_arena_array(arena, (size_t)n, sizeof(*channels)) : NULL;
     bb_array y;
-    bb_status status = BB_STATUS_OK;
+    bb_status status = channels ? BB_STATUS_OK : bb_fail_memory(err, node->name);
     if (channels && run_numbered(graph, c, batch, arena, &y) && y.rank == 4 && y.dims[1] == n &&
         chooses_channels(&source, &y, batch, channels))
         status = replace_chain(graph, node, c->source, channels, n, changed, err);

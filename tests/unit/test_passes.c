@@ -424,6 +424,47 @@ static void test_symbolic_shapes_fold(void **state) {
     bb_graph_destroy(n.graph);
 }
 
+/* ---- allocation failures -----------------------------------------------------------------------
+ */
+
+static net many_patterns(void) {
+    net n = net_create();
+    int x = net_input(&n, BB_DTYPE_F32, DIMS(1, 4, 4, 4));
+    int y = NODE(&n, BB_OP_PAD, x, CONST_INTS(&n, 0, 0, 1, 1, 0, 0, 1, 1));
+    y = NODE(&n, BB_OP_CONV, y, net_random(&n, -1, 1, DIMS(4, 4, 3, 3)));
+    y = NODE(&n, BB_OP_IDENTITY, batch_norm(&n, y, 4));
+    y = NODE(&n, BB_OP_MIN, NODE(&n, BB_OP_MAX, y, scalar(&n, 0)), scalar(&n, 6));
+    y = shuffle(&n, y, 1, 2, 2, 4, 4);
+    y = NODE(&n, BB_OP_MUL, y, NODE(&n, BB_OP_DIV, relu6_of_plus_3(&n, y), scalar(&n, 6)));
+    y = NODE(&n, BB_OP_REDUCE_MEAN, y, CONST_INTS(&n, 2, 3));
+    assert_true(bb_node_set_int(n.graph, net_last(&n), "keepdims", 0));
+    y = NODE(&n, BB_OP_MATMUL, y, NODE(&n, BB_OP_TRANSPOSE, quantized_weights(&n, 3, 4)));
+    net_output(&n, NODE(&n, BB_OP_ADD, y, net_random(&n, -1, 1, DIMS(3))));
+    net_finish(&n);
+    return n;
+}
+
+/* Conv, Clip, Gather, HardSwish, pool, Flatten, Gemm remain. Whatever allocation fails, the pass
+ * says so; the graph can still be destroyed. */
+static void test_allocation_failures(void **state) {
+    (void)state;
+    for (long k = 0;; k++) {
+        net n = many_patterns();
+        bb_alloc_fail_after(k);
+        bb_status status = bb_pass_prepare(n.graph, &n.err);
+        bb_alloc_fail_after(-1);
+        assert_true(status == BB_STATUS_OK || status == BB_STATUS_OUT_OF_MEMORY);
+        assert_true(status == BB_STATUS_OK || n.err.message[0]);
+        size_t nodes = n.graph->n_nodes;
+        bb_graph_destroy(n.graph);
+        if (status == BB_STATUS_OK && k > 0) {
+            assert_true(k > 20);
+            assert_int_equal(nodes, 7);
+            break;
+        }
+    }
+}
+
 /* ---- real networks
  * ------------------------------------------------------------------------------- */
 
@@ -483,6 +524,7 @@ int main(void) {
         cmocka_unit_test(test_near_activations_stay),
         cmocka_unit_test(test_channel_shuffle),
         cmocka_unit_test(test_symbolic_shapes_fold),
+        cmocka_unit_test(test_allocation_failures),
         cmocka_unit_test(test_real_float_networks),
         cmocka_unit_test(test_real_low_bit_networks),
     };
