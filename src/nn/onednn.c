@@ -131,8 +131,8 @@ const bb_dn_layout *bb_dn_channels_last(bb_dn *dn, int rank, const int64_t *dims
 
 const bb_dn_layout *bb_dn_blocked_like(bb_dn *dn, const bb_dn_layout *layout, int rank,
                                        const int64_t *dims) {
-    static const dnnl_format_tag_t tags8[] = {dnnl_aBc8b, dnnl_aBcd8b, dnnl_aBcde8b};
-    static const dnnl_format_tag_t tags16[] = {dnnl_aBc16b, dnnl_aBcd16b, dnnl_aBcde16b};
+    static const dnnl_format_tag_t tags[2][3] = {{dnnl_aBc8b, dnnl_aBcd8b, dnnl_aBcde8b},
+                                                 {dnnl_aBc16b, dnnl_aBcd16b, dnnl_aBcde16b}};
     const dnnl_blocking_desc_t *blocking = &layout->md.format_desc.blocking;
     if (layout->md.format_kind != dnnl_blocked || blocking->inner_nblks != 1 ||
         blocking->inner_idxs[0] != 1 || rank < 3 || rank > 5 ||
@@ -141,7 +141,7 @@ const bb_dn_layout *bb_dn_blocked_like(bb_dn *dn, const bb_dn_layout *layout, in
     dnnl_memory_desc_t md;
     dnnl_dims_t full;
     full_dims(full, rank, dims);
-    dnnl_format_tag_t tag = (blocking->inner_blks[0] == 8 ? tags8 : tags16)[rank - 3];
+    dnnl_format_tag_t tag = tags[blocking->inner_blks[0] == 16][rank - 3];
     return dnnl_memory_desc_init_by_tag(&md, rank, full, dnnl_f32, tag) == dnnl_success
                ? keep_layout(dn, &md)
                : NULL;
