@@ -3,6 +3,10 @@
  * @file executor.h
  * Float execution of a graph: the reference that calibration, comparison and evaluation use.
  * The only room that sees oneDNN. A program is created once for fixed input dims and run often.
+ *
+ * Results do not depend on `threads`: operations whose sums oneDNN shares out among threads run on
+ * one. They do depend on the machine type, as oneDNN chooses its kernels by instruction set.
+ * Executors are independent of each other: one per thread may run at the same time.
  */
 #ifndef BB_NN_EXECUTOR_H
 #define BB_NN_EXECUTOR_H

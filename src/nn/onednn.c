@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "nn/onednn_internal.h"
+#include <string.h>
 
 /* libgomp is oneDNN's runtime in Debian; its header exists only for some compilers. */
 extern void omp_set_num_threads(int);
@@ -203,17 +204,43 @@ dnnl_primitive_attr_t bb_dn_attributes(const bb_dn_posts *posts) {
     return attr;
 }
 
+/* The matrix products of oneDNN ("x64:gemm:jit", "brgemm:...") share sums out among threads, so
+ * that their last bits depend on how many there are; and "brgemm" inner products of version 2.6
+ * then even leave out post-operations. Everything else sums each result in one order. */
+static bool depends_on_threads(dnnl_primitive_desc_t pd) {
+    const char *name = NULL;
+    return dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, &name) == dnnl_success &&
+           name && strstr(name, "gemm") != NULL;
+}
+
+static dnnl_status_t create_pd(bb_dn *dn, const_dnnl_op_desc_t desc, dnnl_primitive_attr_t attr,
+                               dnnl_primitive_desc_t *pd, bool *serial) {
+    *serial = false;
+    dnnl_status_t status = dnnl_primitive_desc_create(pd, desc, attr, dn->engine, NULL);
+    if (status != dnnl_success || omp_get_max_threads() == 1 || !depends_on_threads(*pd))
+        return status;
+    dnnl_primitive_desc_destroy(*pd);
+    int before = bb_dn_set_threads(1);
+    status = dnnl_primitive_desc_create(pd, desc, attr, dn->engine, NULL);
+    bb_dn_set_threads(before);
+    *serial = status == dnnl_success;
+    return status;
+}
+
 bb_status bb_dn_finish(bb_dn *dn, const_dnnl_op_desc_t desc, const bb_dn_posts *posts, int n_args,
                        const char *what, bb_dn_op **op, bb_error *err) {
     dnnl_primitive_attr_t attr = bb_dn_attributes(posts);
     if (!attr)
         return bb_fail_memory(err, "oneDNN attributes");
     dnnl_primitive_desc_t pd = NULL;
-    dnnl_status_t status = dnnl_primitive_desc_create(&pd, desc, attr, dn->engine, NULL);
+    bool serial;
+    dnnl_status_t status = create_pd(dn, desc, attr, &pd, &serial);
     dnnl_primitive_attr_destroy(attr);
     if (status != dnnl_success)
         return bb_dn_fail(err, status, what);
-    return bb_dn_finish_pd(dn, pd, n_args, what, op, err);
+    BB_TRY(bb_dn_finish_pd(dn, pd, n_args, what, op, err));
+    (*op)->serial = serial;
+    return BB_STATUS_OK;
 }
 
 bb_status bb_dn_finish_pd(bb_dn *dn, dnnl_primitive_desc_t pd, int n_args, const char *what,
@@ -288,9 +315,12 @@ bb_status bb_dn_op_bind(bb_dn *dn, bb_dn_op *op, bb_dn_arg arg, void *data, bb_e
 }
 
 bb_status bb_dn_op_run(bb_dn *dn, bb_dn_op *op, bb_error *err) {
+    int before = op->serial ? bb_dn_set_threads(1) : 0;
     dnnl_status_t status = dnnl_primitive_execute(op->primitive, dn->stream, op->n_args, op->args);
     if (status == dnnl_success)
         status = dnnl_stream_wait(dn->stream);
+    if (op->serial)
+        bb_dn_set_threads(before);
     return status == dnnl_success ? BB_STATUS_OK : bb_dn_fail(err, status, "execution");
 }
 

@@ -20,6 +20,7 @@ struct bb_dn_op {
     dnnl_primitive_desc_t pd;
     dnnl_primitive_t primitive;
     const char *implementation;
+    bool serial; /* runs on one thread, whatever is set */
     size_t scratch;
     int n_args, cap_args;
     dnnl_exec_arg_t *args;
