@@ -213,18 +213,21 @@ static bool depends_on_threads(dnnl_primitive_desc_t pd) {
            name && strstr(name, "gemm") != NULL;
 }
 
-static dnnl_status_t create_pd(bb_dn *dn, const_dnnl_op_desc_t desc, dnnl_primitive_attr_t attr,
-                               dnnl_primitive_desc_t *pd, bool *serial) {
-    *serial = false;
-    dnnl_status_t status = dnnl_primitive_desc_create(pd, desc, attr, dn->engine, NULL);
-    if (status != dnnl_success || omp_get_max_threads() == 1 || !depends_on_threads(*pd))
-        return status;
-    dnnl_primitive_desc_destroy(*pd);
-    int before = bb_dn_set_threads(1);
-    status = dnnl_primitive_desc_create(pd, desc, attr, dn->engine, NULL);
+static bb_status make_op(bb_dn *dn, const_dnnl_op_desc_t desc, dnnl_primitive_attr_t attr,
+                         int n_args, const char *what, bb_dn_op **op, bb_error *err) {
+    dnnl_primitive_desc_t pd = NULL;
+    dnnl_status_t status = dnnl_primitive_desc_create(&pd, desc, attr, dn->engine, NULL);
+    if (status != dnnl_success)
+        return bb_dn_fail(err, status, what);
+    if (omp_get_max_threads() == 1 || !depends_on_threads(pd))
+        return bb_dn_finish_pd(dn, pd, n_args, what, op, err);
+    dnnl_primitive_desc_destroy(pd);
+    int before = bb_dn_set_threads(1); /* it is planned for the number set while it is made */
+    bb_status result = make_op(dn, desc, attr, n_args, what, op, err);
     bb_dn_set_threads(before);
-    *serial = status == dnnl_success;
-    return status;
+    if (result == BB_STATUS_OK)
+        (*op)->serial = true;
+    return result;
 }
 
 bb_status bb_dn_finish(bb_dn *dn, const_dnnl_op_desc_t desc, const bb_dn_posts *posts, int n_args,
@@ -232,15 +235,9 @@ bb_status bb_dn_finish(bb_dn *dn, const_dnnl_op_desc_t desc, const bb_dn_posts *
     dnnl_primitive_attr_t attr = bb_dn_attributes(posts);
     if (!attr)
         return bb_fail_memory(err, "oneDNN attributes");
-    dnnl_primitive_desc_t pd = NULL;
-    bool serial;
-    dnnl_status_t status = create_pd(dn, desc, attr, &pd, &serial);
+    bb_status status = make_op(dn, desc, attr, n_args, what, op, err);
     dnnl_primitive_attr_destroy(attr);
-    if (status != dnnl_success)
-        return bb_dn_fail(err, status, what);
-    BB_TRY(bb_dn_finish_pd(dn, pd, n_args, what, op, err));
-    (*op)->serial = serial;
-    return BB_STATUS_OK;
+    return status;
 }
 
 bb_status bb_dn_finish_pd(bb_dn *dn, dnnl_primitive_desc_t pd, int n_args, const char *what,
