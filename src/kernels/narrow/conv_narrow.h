@@ -393,7 +393,7 @@ static double narrow_lut_cost(const bb_conv_desc *desc) {
     const bb_conv_route route = narrow_lut_route(desc);
     const double input = (double)desc->in_height * desc->in_width * desc->in_channels;
     const double chunks = (double)((route.steps + route.schedule - 1) / route.schedule);
-    const double step = 4.2 * NARROW_PIXELS + 25 * NARROW_PIXELS * chunks / route.steps;
+    const double step = 4.2 * NARROW_PIXELS + 7 * NARROW_PIXELS * chunks / route.steps;
 
     return narrow_cost(desc, &route, step * route.planes * route.parts) + 1.2 * route.parts * input;
 }

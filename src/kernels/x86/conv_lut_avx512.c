@@ -181,8 +181,8 @@ BB_VBMI static void loop_planes_twos(const loop_args *args) {
     PAIR_FOLD("4", "16")                                                                           \
     PAIR_FOLD("5", "17")                                                                           \
     PAIR_FOLD("6", "18")                                                                           \
-    PAIR_FOLD("7", "19") PAIR_FOLD("8", "20") PAIR_FOLD("9", "21") PAIR_FOLD("10", "22")           \
-        PAIR_FOLD("11", "23")
+    PAIR_FOLD("7", "19")                                                                           \
+    PAIR_FOLD("8", "20") PAIR_FOLD("9", "21") PAIR_FOLD("10", "22") PAIR_FOLD("11", "23")
 #define PAIRS_SUMS(move)                                                                           \
     move("0", "12") move("64", "13") move("128", "14") move("192", "15") move("256", "16")         \
         move("320", "17") move("384", "18") move("448", "19") move("512", "20") move("576", "21")  \
