@@ -288,6 +288,64 @@ static void real_values_outside_are_clamped(void **state) {
     assert_int_equal(bb_quantize_value(-3.6f, 1.0, 3.0, 15), 0);
 }
 
+/* float image -quantize-> 12-bit codes, as both outputs of a model of floats. */
+static bb_model *wide_model(void) {
+    bb_model *m = bb_model_create();
+    const int64_t image[] = {1, 2, 3, 2};
+    assert_non_null(m);
+    m->name = "wide";
+    bb_model_add_tensor(m, "image", BB_TENSOR_FLOAT, 4, image);
+    bb_model_add_tensor(m, "codes", BB_TENSOR_CODE, 4, image);
+    bb_model_add_tensor(m, "relu", BB_TENSOR_FLOAT, 4, image);
+    bb_model_add_node(m, "quantize", BB_NODE_QUANTIZE, 1, (int[]){0}, 1, (int[]){1});
+    bb_model_node *n = bb_model_add_node(m, "relu", BB_NODE_FLOAT, 1, (int[]){0}, 1, (int[]){2});
+    n->float_op = BB_FLOAT_RELU;
+    n->beta = INFINITY;
+    bb_model_add_input(m, 0);
+    bb_model_add_output(m, 1);
+    bb_model_add_output(m, 2);
+    bb_profile *p = bb_model_add_profile(m, 8, 8);
+    p->tensors[1] = (bb_tensor_params){.bits = 12, .step = 0.25f, .a0 = 1};
+    assert_int_equal(bb_model_validate(m, NULL), BB_STATUS_OK);
+    return m;
+}
+
+static void wide_codes_and_floats_pass_the_boundary(void **state) {
+    (void)state;
+    bb_model *m = wide_model();
+    bb_engine *engine;
+    bb_context *context;
+    bb_tensor_desc d;
+    float image[12], wide[12], relu[12];
+    uint16_t codes[12];
+    assert_int_equal(bb_engine_create(m, NULL, &engine, NULL), BB_STATUS_OK);
+    assert_int_equal(bb_context_create(engine, &context, NULL), BB_STATUS_OK);
+    assert_int_equal(bb_engine_input(engine, 0, &d, NULL), BB_STATUS_OK);
+    assert_int_equal(d.type * 10 + d.layout, BB_TYPE_F32 * 10 + BB_LAYOUT_NCHW);
+    assert_int_equal(d.dims[1] * 100 + d.dims[2] * 10 + d.dims[3], 223);
+    assert_int_equal(bb_engine_output(engine, 0, &d, NULL), BB_STATUS_OK);
+    assert_int_equal(d.type * 10 + d.layout, BB_TYPE_U16 * 10 + BB_LAYOUT_NHWC);
+    assert_int_equal(d.bytes, 24);
+    for (int i = 0; i < 12; i++)
+        image[i] = 0.5f * (float)(i - 6); /* every code is 0.5 wide and 0 is one */
+    assert_int_equal(
+        bb_context_run(context, (const void *[]){image}, (void *[]){codes, relu}, NULL),
+        BB_STATUS_OK);
+    assert_int_equal(
+        bb_context_run_f32(context, (const float *[]){image}, (float *[]){wide, relu}, NULL),
+        BB_STATUS_OK);
+    for (int c = 0; c < 2; c++)
+        for (int p = 0; p < 6; p++) {
+            const int i = c * 6 + p;
+            assert_int_equal(codes[p * 2 + c], 2048 + i - 6);
+            assert_true(wide[i] == image[i]);
+            assert_true(relu[i] == (image[i] > 0 ? image[i] : 0));
+        }
+    bb_context_destroy(context);
+    bb_engine_destroy(engine);
+    bb_model_destroy(m);
+}
+
 /* ---- taps, timing, threads
  * ----------------------------------------------------------------------------- */
 
@@ -454,6 +512,7 @@ int main(void) {
         TEST(runs_allocate_nothing),
         TEST(real_values_are_quantized_and_back),
         TEST(real_values_outside_are_clamped),
+        TEST(wide_codes_and_floats_pass_the_boundary),
         TEST(taps_see_every_tensor),
         TEST(timing_is_off_until_enabled),
         TEST(contexts_run_side_by_side),
