@@ -179,6 +179,9 @@ bb_status bb_lb_real_of(bb_lowbit *l, int value, int *tensor);
 /* lowbit_layers.c: convolutions and sums. */
 bb_status bb_lb_conv(bb_lowbit *l, const bb_node *node);
 bb_status bb_lb_add(bb_lowbit *l, const bb_node *node);
+/** Turns an average pool without results so far into the sum it is: a depthwise convolution with
+ *  weights +1, whose thresholds may lie anywhere. Left alone where it cannot be. */
+bb_status bb_lb_average_as_conv(bb_lowbit *l, const bb_root *average, bb_root *conv);
 
 /* lowbit_nodes.c: one graph node -> model nodes and roots. */
 bb_status bb_lb_node_of(bb_lowbit *l, const bb_node *node);

@@ -151,7 +151,14 @@ static bb_status from_steps(bb_lowbit *l, int value, const bb_root *root, const 
         return BB_STATUS_OK;
     }
     bb_requant requant;
-    if (!bb_lb_requant(l, root, steps, grid, &requant))
+    bool made = bb_lb_requant(l, root, steps, grid, &requant);
+    bb_root summed;
+    if (!made && root->kind == BB_ROOT_AVERAGE) {
+        BB_TRY(bb_lb_average_as_conv(l, root, &summed));
+        root = &summed;
+        made = summed.kind == BB_ROOT_CONV && bb_lb_requant(l, root, steps, grid, &requant);
+    }
+    if (!made)
         return bb_fail(l->err, BB_STATUS_UNSUPPORTED,
                        "%s: node '%s': no integer requantizer gives the same codes everywhere",
                        l->graph->name, producer_name(l, value));

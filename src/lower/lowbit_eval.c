@@ -72,6 +72,13 @@ static bool is_rank_change(const bb_lowbit *l, const bb_node *node) {
            memcmp(from, to, sizeof(from)) == 0;
 }
 
+/* Gather from a constant list: a function of the index. */
+static bool is_table(bb_lowbit *l, const bb_node *node) {
+    const bb_array *table =
+        node->op == BB_OP_GATHER && node->n_in == 2 ? bb_lb_constant(l, node->in[0]) : NULL;
+    return table && table->rank == 1;
+}
+
 /* A parameter holds one number, or one per channel of `value`, or (axis 0) a row per channel. */
 static bool broadcasts(const bb_lowbit *l, const bb_node *node, int i, const bb_array *k,
                        int value) {
@@ -100,7 +107,7 @@ bool bb_lb_elementwise(bb_lowbit *l, const bb_node *node, int *root) {
         *root = l->root_of[node->in[0]];
         return *root >= 0;
     }
-    if (!is_elementwise(node->op))
+    if (!is_elementwise(node->op) && !is_table(l, node))
         return false;
     int dynamic = -1;
     for (int i = 0; i < node->n_in; i++) {
@@ -114,7 +121,7 @@ bool bb_lb_elementwise(bb_lowbit *l, const bb_node *node, int *root) {
     }
     for (int i = 0; i < node->n_in && dynamic >= 0; i++) {
         const bb_array *k = node->in[i] < 0 ? NULL : bb_lb_constant(l, node->in[i]);
-        if (k && !broadcasts(l, node, i, k, dynamic))
+        if (k && !is_table(l, node) && !broadcasts(l, node, i, k, dynamic))
             return false;
     }
     return dynamic >= 0;
@@ -210,14 +217,19 @@ static bb_status run_node(bb_lowbit *l, const bb_node *node, size_t n, uint32_t 
 static bb_status root_points(bb_lowbit *l, const bb_root *root, const int64_t *z, size_t n,
                              uint32_t channels, bb_arena *arena) {
     bb_array *a = &l->slots[root->value];
-    float *data = bb_arena_array(arena, n * channels, sizeof(*data));
+    bool wide = l->graph->values[root->value].dtype == BB_DTYPE_F64;
+    void *data = bb_arena_array(arena, n * channels, wide ? sizeof(double) : sizeof(float));
     if (!data)
         return bb_fail_memory(l->err, "evaluation points");
     for (size_t i = 0; i < n * channels; i++) {
         size_t c = root->channels == 1 ? 0 : i % channels;
-        data[i] = (float)((double)z[i] * root->scale[c] + root->bias[c]);
+        double x = (double)z[i] * root->scale[c] + root->bias[c];
+        if (wide)
+            ((double *)data)[i] = x;
+        else
+            ((float *)data)[i] = (float)x;
     }
-    *a = (bb_array){.dtype = BB_DTYPE_F32, .data = data};
+    *a = (bb_array){.dtype = wide ? BB_DTYPE_F64 : BB_DTYPE_F32, .data = data};
     shape_points(l, root->value, n, channels, a);
     return BB_STATUS_OK;
 }
@@ -260,7 +272,7 @@ bool bb_lb_uniform(bb_lowbit *l, int value) {
     bool uniform = true;
     for (size_t i = 0; i < c.n; i++) {
         const bb_node *node = &l->graph->nodes[c.nodes[i]];
-        if (is_rank_change(l, node))
+        if (is_rank_change(l, node) || is_table(l, node))
             continue;
         for (int k = 0; k < node->n_in; k++) {
             const bb_array *a = node->in[k] < 0 ? NULL : bb_lb_constant(l, node->in[k]);
@@ -306,6 +318,7 @@ static int8_t unary_direction(bb_lowbit *l, const bb_node *node, int at, size_t 
     case BB_OP_QONNX_MULTI_THRESHOLD:
         return bb_node_float(node, "out_scale", 1.0f) >= 0 ? 1 : 2;
     case BB_OP_ABS:
+    case BB_OP_GATHER:
     case BB_OP_GELU:
     case BB_OP_HARD_SWISH:
     case BB_OP_MISH:

@@ -430,3 +430,36 @@ bb_status bb_lb_conv(bb_lowbit *l, const bb_node *node) {
     return done ? BB_STATUS_OK
                 : float_conv(l, node, &w, "its weights need more than 8 bits in the source");
 }
+
+/* ---- sums of windows ------------------------------------------------------------------------ */
+
+bb_status bb_lb_average_as_conv(bb_lowbit *l, const bb_root *average, bb_root *conv) {
+    *conv = *average;
+    bb_model_node *node = &l->model->nodes[average->node];
+    const bb_value *in =
+        &l->graph->values[l->graph->nodes[l->graph->values[average->value].producer].in[0]];
+    if (node->n_out != 0 || in->rank != 4 || in->dims[1] <= 0)
+        return BB_STATUS_OK;
+    bb_geometry *g = &node->geometry;
+    if (g->kernel[0] == 0)
+        *g = (bb_geometry){.kernel = {(int32_t)in->dims[2], (int32_t)in->dims[3]},
+                           .stride = {1, 1},
+                           .dilation = {1, 1}};
+    g->ceil_mode = g->count_include_pad = false;
+    uint32_t channels = (uint32_t)in->dims[1], taps = (uint32_t)average->count;
+    uint8_t *ones = bb_alloc_array((size_t)channels * taps, 1);
+    float *scale = bb_arena_array(l->model->arena, channels, sizeof(*scale));
+    if (ones)
+        memset(ones, 1, (size_t)channels * taps);
+    node->planes = ones ? bb_planes_from_codes(l->model->arena, ones, channels, taps, 1, 1) : NULL;
+    bb_free(ones);
+    if (!node->planes || !scale)
+        return bb_fail_memory(l->err, "weight planes");
+    for (uint32_t c = 0; c < channels; c++)
+        scale[c] = 1 / (float)average->count;
+    node->kind = BB_NODE_CONV;
+    node->groups = channels;
+    l->convs[average->node] = (bb_conv_params){.planes = 1, .weight_scale = scale};
+    conv->kind = l->roots[l->root_of[average->value]].kind = BB_ROOT_CONV;
+    return BB_STATUS_OK;
+}

@@ -164,6 +164,25 @@ static const char *write_linear(exporter *x, int tensor, const operand *o) {
     return codes_to_levels(x, tensor, linear_floor(x, tensor, &params_of(x, tensor)->requant, o));
 }
 
+/* Floor to an index, then a list of levels; the quantizer behind it states their grid. */
+static const char *write_indexed(exporter *x, int tensor, const operand *o) {
+    const bb_tensor_params *p = params_of(x, tensor);
+    const bb_requant *r = &p->requant;
+    int64_t n = INT64_C(1) << r->index_bits, shift = last_code(p->bits) + p->a0;
+    int unit = unit_of(p);
+    float *levels = bb_arena_array(x->arena, (size_t)n, sizeof(*levels));
+    if (!levels)
+        return NULL;
+    for (int64_t i = 0; i < n; i++)
+        levels[i] = (float)(2 * (int64_t)r->table[i] - shift) / (float)unit;
+    const char *clip[3] = {linear_floor(x, tensor, r, o), bb_onnx_float(x->w, "zero", 0),
+                           bb_onnx_float(x->w, "last", (float)(n - 1))};
+    const char *index = cast(x, bb_onnx_node(x->w, "Clip", 3, clip, NULL), BB_ONNX_I64);
+    const char *level = node2(x, "Gather", bb_onnx_floats(x->w, "table", levels, 1, &n), index);
+    return quant(x, level, bb_onnx_float(x->w, "scale", 2.0f / (float)unit),
+                 bb_onnx_float(x->w, "zero", (float)shift / 2), p->bits, false, false);
+}
+
 /* One channel of any requantizer of one operand. */
 typedef struct channel_fn {
     const bb_tensor_params *p;
@@ -286,10 +305,10 @@ static bb_status write_output(exporter *x, const bb_model_node *node, int tensor
             out = write_thresholds(x, tensor, o);
         if (!out && r->kind == BB_REQUANT_LINEAR && !r->neg_mult)
             out = write_linear(x, tensor, o);
-        if (!out && r->kind == BB_REQUANT_LINEAR)
+        if (!out && r->neg_mult)
             return refuse(x, node, "a second slope together with a residual input or many bits");
-        if (!out && r->kind == BB_REQUANT_INDEXED)
-            return refuse(x, node, "a table that does not only rise or fall, or has two inputs");
+        if (!out && r->kind == BB_REQUANT_INDEXED && !r->neg_mult)
+            out = write_indexed(x, tensor, o);
         x->unit[tensor] = unit_of(p);
     }
     x->name[tensor] = out;
