@@ -189,16 +189,17 @@ static bb_status check_outputs(place *at, const operands *z) {
 typedef struct conv_bound {
     int64_t *row;      /**< bound of |P| by row */
     int64_t low, high; /**< of a - a0 */
-    int64_t last_code; /**< L_M */
 } conv_bound;
 
 /*
  * max |P| of one row over all inputs and all sets of valid taps: each tap's sum lies in
  * [lo, hi] and counts or does not. At most 2^24 weights of 2^15 times 2^17: below 2^56.
+ * It is at least L_M * sum |b + o| (half of high - low, whatever a0 and e are), so the sum of codes
+ * that kernels form fits as well.
  */
 static bool row_bound(const bb_planes *planes, const bb_conv_params *conv, uint32_t r,
                       const int16_t *levels, conv_bound *bound) {
-    int64_t low = 0, high = 0, weights = 0;
+    int64_t low = 0, high = 0;
     int32_t offset = conv->weight_offset ? conv->weight_offset[r] : 0;
     for (uint32_t t = 0; t < planes->taps; t++) {
         int64_t tap = conv->tap_add ? conv->tap_add[(size_t)t * planes->rows + r] : 0;
@@ -214,11 +215,9 @@ static bool row_bound(const bb_planes *planes, const bb_conv_params *conv, uint3
         int64_t hi = bound->high * positive - bound->low * negative + tap;
         low += lo < 0 ? lo : 0;
         high += hi > 0 ? hi : 0;
-        weights += positive + negative;
     }
     bound->row[r] = high > -low ? high : -low;
-    /* Kernels sum codes, not levels: L_M * sum |b + o| (kernels.h). */
-    return bound->row[r] <= INT32_MAX && bound->last_code * weights <= INT32_MAX;
+    return bound->row[r] <= INT32_MAX;
 }
 
 static bb_status fail_accumulator(const place *at, uint32_t r) {
@@ -284,8 +283,7 @@ static bb_status check_conv_exactly(place *at, const bb_conv_params *conv, opera
     int16_t *levels = bb_alloc_array((size_t)planes->taps * planes->depth, sizeof(*levels));
     conv_bound bound = {.row = bb_alloc_array(planes->rows, sizeof(*bound.row)),
                         .low = -last_code - in->a0,
-                        .high = last_code - in->a0,
-                        .last_code = last_code};
+                        .high = last_code - in->a0};
     bb_status status = levels && bound.row ? bound_rows(at, conv, levels, &bound)
                                            : bb_fail_memory(at->err, "the overflow check");
     if (status == BB_STATUS_OK) {
@@ -306,7 +304,6 @@ static bb_status check_conv(place *at) {
     operands z = {.n = 1, .z2 = -1};
     if (at->node->n_in == 2)
         z.z2 = level_bound(&at->profile->tensors[at->node->in[1]]);
-    /* level_bound >= L_M, so this also bounds the sum of codes that kernels form. */
     z.z1 = loose_bound(at->node, conv, level_bound(in));
     place quiet = *at;
     quiet.err = NULL;

@@ -338,6 +338,34 @@ static void test_sealed_nonsense_is_refused(void **state) {
     bb_model_destroy(m);
 }
 
+static void test_nothing_hides_in_gaps(void **state) {
+    bb_model *m = sample_model();
+    bb_buffer bytes = written(m);
+    uint8_t *prof = find_chunk(&bytes, "PROF"), *task = find_chunk(&bytes, "TASK");
+    prof[40] = 1;
+    reseal(prof);
+    assert_refused(&bytes, BB_STATUS_BAD_FILE, "padding");
+    prof[40] = 0;
+    reseal(prof);
+    task[BB_CHUNK_HEADER + bb_get_u64(task + 16)] = 1;
+    assert_refused(&bytes, BB_STATUS_BAD_FILE, "chunk TASK");
+    task[BB_CHUNK_HEADER + bb_get_u64(task + 16)] = 0;
+    assert_true(bb_get_u64(prof + 16) % 64 != 0);
+    bb_put_u64(prof + 16, bb_get_u64(prof + 16) + 1);
+    reseal(prof);
+    assert_refused(&bytes, BB_STATUS_BAD_FILE, "longer than its contents");
+    bb_put_u64(prof + 16, bb_get_u64(prof + 16) - 1);
+    reseal(prof);
+    bb_crc crc;
+    bb_crc_init(&crc);
+    uint8_t *file = (uint8_t *)bytes.data;
+    bb_put_u32(file + 12, bb_get_u32(file + 12) - 1); /* one chunk less than there is */
+    bb_put_u32(file + 60, bb_crc_header(&crc, file));
+    assert_refused(&bytes, BB_STATUS_BAD_FILE, "after the last chunk");
+    bb_buffer_free(&bytes);
+    bb_model_destroy(m);
+}
+
 static void test_integer_arrays_use_few_bytes(void **state) {
     static const struct {
         int32_t values[3];
@@ -479,6 +507,7 @@ int main(void) {
         cmocka_unit_test(test_unknown_chunks),
         cmocka_unit_test(test_damage_is_named),
         cmocka_unit_test(test_sealed_nonsense_is_refused),
+        cmocka_unit_test(test_nothing_hides_in_gaps),
         cmocka_unit_test(test_integer_arrays_use_few_bytes),
         cmocka_unit_test(test_checksum_is_crc32),
         cmocka_unit_test(test_info_adds_up),

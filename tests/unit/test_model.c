@@ -2,6 +2,7 @@
 #include "unit.h"
 
 #include "model/model.h"
+#include "sample_model.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -161,6 +162,10 @@ static void test_shapes_bind(void **state) {
     assert_int_equal(bb_model_bind(m, grey, &shapes, &err), BB_STATUS_INVALID_ARGUMENT);
     const int32_t huge[1][4] = {{1, 1 << 20, 1 << 20, 3}};
     assert_int_equal(bb_model_bind(m, huge, &shapes, &err), BB_STATUS_LIMIT);
+    assert_non_null(strstr(err.message, "tensor 'image': 1x1048576x1048576x3 is too large"));
+    m->nodes[3].geometry = m->nodes[5].geometry; /* 1x1: the mean keeps its size */
+    assert_int_equal(bb_model_bind(m, dims, &shapes, &err), BB_STATUS_BAD_FILE);
+    assert_non_null(strstr(err.message, "node 'flatten': flattens 4x3x4 to 4 values"));
     bb_model_destroy(m);
 }
 
@@ -372,6 +377,63 @@ static void test_accumulator_bound_is_exact(void **state) {
     bb_model_destroy(m);
 }
 
+/* Any set of taps may be the valid one, so terms of opposite sign must not cancel. */
+static void test_accumulator_bound_covers_every_border(void **state) {
+    bb_model *m = small_model();
+    int32_t taps[9 * FILTERS] = {0};
+    m->profiles[0].convs[0].tap_add = taps;
+    static const int32_t terms[] = {1 << 30, -(1 << 30)};
+    for (int i = 0; i < 2; i++) {
+        taps[0] = taps[FILTERS] = terms[i];
+        taps[2 * FILTERS] = terms[1 - i];
+        assert_invalid(m, "output channel 0: its sum does not fit");
+        taps[FILTERS] = 0;
+        assert_valid(m);
+    }
+    bb_model_destroy(m);
+}
+
+static void test_products_and_sums_are_bounded(void **state) {
+    bb_model *m = small_model();
+    for (size_t i = 0; i < m->n_profiles; i++) {
+        bb_tensor_params *t = m->profiles[i].tensors;
+        t[CONV1].bits = t[POOLED].bits = t[SUM].bits = 16;
+    }
+    assert_valid(m);
+    bb_geometry *mean = &m->nodes[3].geometry;
+    *mean = m->nodes[5].geometry;
+    mean->kernel[0] = mean->kernel[1] = 181; /* 181*181*65535 < 2^31 <= 181*182*65535 */
+    assert_valid(m);
+    mean->kernel[1] = 182;
+    assert_invalid(m, "sum over its window");
+    mean->kernel[1] = 1;
+    m->nodes[2].kind = BB_NODE_MUL;
+    for (size_t i = 0; i < m->n_profiles; i++)
+        linear(m, &m->profiles[i].tensors[SUM].requant, false);
+    assert_invalid(m, "a product does not fit");
+    bb_model_destroy(m);
+}
+
+static void test_tables_of_nodes_are_checked(void **state) {
+    bb_model *m = sample_model();
+    assert_valid(m);
+    int32_t *index = (int32_t *)(uintptr_t)m->nodes[4].channel_index;
+    BREAK(index[3], S_CHANNELS, "node 'shuffle': a channel index");
+    BREAK(index[3], -1, "node 'shuffle': a channel index");
+    BREAK(m->tensors[S_JOINED].dims[3], 2 * S_CHANNELS - 1, "do not add up");
+    float *table = (float *)(uintptr_t)m->nodes[12].float_weights;
+    BREAK(table[7], NAN, "node 'fconv': a float table");
+    BREAK(m->nodes[12].n_float_weights, 3, "a float table of a wrong size");
+    BREAK(m->nodes[9].resize_factor[0], 0, "resize factor");
+    BREAK(m->nodes[13].float_op, (bb_float_op)17, "unknown float operation");
+    BREAK(m->nodes[13].alpha, NAN, "not a number");
+    float *scale = (float *)(uintptr_t)m->profiles[0].tensors[S_REAL].requant.scale;
+    BREAK(scale[0], INFINITY, "not finite");
+    BREAK(m->profiles[0].tensors[S_REAL].requant.scale2, scale, "without an operand");
+    assert_valid(m);
+    bb_model_destroy(m);
+}
+
 static void test_requantizer_bound_uses_the_weights(void **state) {
     const bb_planes *planes;
     bb_model *m = wide_model(33025, &planes);
@@ -468,6 +530,9 @@ int main(void) {
         cmocka_unit_test(test_profile_numbers_are_checked),
         cmocka_unit_test(test_thresholds_and_tables_are_checked),
         cmocka_unit_test(test_accumulator_bound_is_exact),
+        cmocka_unit_test(test_accumulator_bound_covers_every_border),
+        cmocka_unit_test(test_products_and_sums_are_bounded),
+        cmocka_unit_test(test_tables_of_nodes_are_checked),
         cmocka_unit_test(test_requantizer_bound_uses_the_weights),
         cmocka_unit_test(test_global_mean_is_bounded_when_bound),
         cmocka_unit_test(test_buffers_alive_together_do_not_overlap),
