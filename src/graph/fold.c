@@ -19,6 +19,7 @@ static bool is_mark(int64_t v) {
 typedef struct folder {
     bb_graph *graph;
     const int64_t **partial; /* per value: int64 contents with marks, or NULL */
+    bool *batch;             /* per value: dim 0 is the unknown batch of the inputs */
     size_t n_partial;
     size_t budget; /* bytes that folding may still add */
     bool quantizers;
@@ -187,6 +188,63 @@ static bb_status set_shape_input(folder *f, bb_node *node, int input, const int6
     return BB_STATUS_OK;
 }
 
+static bool starts_with_batch(const folder *f, int value) {
+    return value >= 0 && (size_t)value < f->n_partial && f->batch[value];
+}
+
+/* The mark stands for the batch, and so does dim 0 of the value. */
+static bool is_batch(const folder *f, int value, int64_t mark) {
+    if (!is_mark(mark) || (mark - MARK_BASE) % BB_MAX_RANK != 0)
+        return false;
+    return starts_with_batch(f, value) &&
+           starts_with_batch(f, (int)((mark - MARK_BASE) / BB_MAX_RANK));
+}
+
+/* True where the node leaves axis 0 of its input 0 alone. */
+static bool keeps_axis_0(const folder *f, const bb_node *node) {
+    int64_t v[BB_MAX_RANK];
+    size_t n;
+    const bb_graph *graph = f->graph;
+    switch (node->op) {
+    case BB_OP_RESHAPE:
+        return bb_value_ints(bb_node_input(graph, node, 1), v, BB_MAX_RANK, &n) && n > 0 &&
+               v[0] == 0 && bb_node_int(node, "allowzero", 0) == 0;
+    case BB_OP_TRANSPOSE:
+        bb_node_ints(node, "perm", v, 1, -1);
+        return v[0] == 0;
+    case BB_OP_FLATTEN:
+        return bb_node_int(node, "axis", 1) == 1;
+    case BB_OP_CONCAT:
+    case BB_OP_SPLIT:
+        return bb_node_int(node, "axis", 0) > 0;
+    case BB_OP_SLICE:
+        if (!bb_value_ints(bb_node_input(graph, node, 3), v, BB_MAX_RANK, &n))
+            return false;
+        for (size_t i = 0; i < n; i++)
+            if (v[i] <= 0)
+                return false;
+        return true;
+    case BB_OP_GATHER:
+    case BB_OP_SQUEEZE:
+    case BB_OP_UNSQUEEZE:
+    case BB_OP_EXPAND:
+    case BB_OP_TILE:
+    case BB_OP_PAD:
+    case BB_OP_MATMUL:
+        return false;
+    default: /* elementwise, convolutions, pools */
+        return node->out[0] >= 0 &&
+               graph->values[node->in[0]].rank == graph->values[node->out[0]].rank;
+    }
+}
+
+static void note_batch(folder *f, const bb_node *node) {
+    bool kept = node->n_in > 0 && starts_with_batch(f, node->in[0]) && keeps_axis_0(f, node);
+    for (int i = 0; i < node->n_out; i++)
+        if (node->out[i] >= 0 && f->graph->values[node->out[i]].rank > 0)
+            f->batch[node->out[i]] = kept && f->graph->values[node->out[i]].dims[0] < 0;
+}
+
 /* Reshape: an unknown dim that stays in its place is 0 (copy), one other one is -1 (what is left).
  */
 static bb_status settle_reshape(folder *f, bb_node *node) {
@@ -200,7 +258,7 @@ static bb_status settle_reshape(folder *f, bb_node *node) {
         return BB_STATUS_OK;
     for (int i = 0; i < shape->dims[0]; i++) {
         v[i] = partial[i];
-        if (v[i] == mark_of(node->in[0], i))
+        if (v[i] == mark_of(node->in[0], i) || (i == 0 && is_batch(f, node->in[0], v[0])))
             v[i] = 0;
         else if (is_mark(v[i]))
             v[i] = -1;
@@ -225,10 +283,10 @@ static bb_status settle_resize(folder *f, bb_node *node) {
     for (int i = 0; i < x->rank; i++) {
         if (partial[i] == mark_of(node->in[0], i))
             continue;
-        if (is_mark(partial[i]) && !(i == 0 && x->dims[0] < 0))
-            return BB_STATUS_OK;
+        if (i == 0 && is_batch(f, node->in[0], partial[0]))
+            continue;
         if (is_mark(partial[i]))
-            continue; /* the batch, taken from another tensor */
+            return BB_STATUS_OK;
         axes[n] = i;
         v[n++] = partial[i];
     }
@@ -248,6 +306,7 @@ static bb_status fold_node(folder *f, size_t index) {
     if (node->op == BB_OP_RESIZE)
         BB_TRY(settle_resize(f, node));
     BB_TRY(bb_graph_infer_node(f->graph, node, f->err));
+    note_batch(f, node);
     if (node->op == BB_OP_SHAPE && node->out[0] >= 0)
         return shape_with_marks(f, node);
     if (can_move_marks(f, node))
@@ -288,12 +347,18 @@ bb_status bb_graph_fold_constants(bb_graph *graph, bool quantizers, bb_error *er
     f.budget = BASE_BUDGET + 4 * constant_bytes(graph);
     f.n_partial = graph->n_values;
     f.partial = bb_calloc_array(f.n_partial, sizeof(*f.partial));
-    if (!f.partial)
-        return bb_fail_memory(err, "constant folding");
+    f.batch = bb_calloc_array(f.n_partial, sizeof(*f.batch));
     bb_status status = BB_STATUS_OK;
+    if (!f.partial || !f.batch)
+        status = bb_fail_memory(err, "constant folding");
+    for (size_t i = 0; i < graph->n_inputs && status == BB_STATUS_OK; i++) {
+        const bb_value *input = &graph->values[graph->inputs[i]];
+        f.batch[graph->inputs[i]] = input->rank > 0 && input->dims[0] < 0;
+    }
     for (size_t i = 0; i < graph->n_nodes && status == BB_STATUS_OK; i++)
         status = fold_node(&f, i);
     bb_free(f.partial);
+    bb_free(f.batch);
     BB_TRY(status);
     drop_folded(graph);
     return bb_graph_link(graph, err);

@@ -384,14 +384,14 @@ static void test_channel_shuffle(void **state) {
     assert_true(bb_node_set_ints(n.graph, net_last(&n), "perm", INTS(1, 0, 2, 3)));
     net_output(&n, y);
     /* The first image twice: every channel in its place, but not of its image. */
-    y = NODE(&n, BB_OP_GATHER, NODE(&n, BB_OP_EXP, x), CONST_INTS(&n, 0, 0));
-    y = NODE(&n, BB_OP_RESHAPE, y, CONST_INTS(&n, 1, 2, 12, 3, 4));
+    y = NODE(&n, BB_OP_RESHAPE, NODE(&n, BB_OP_EXP, x), CONST_INTS(&n, 2, 3, 4, 3, 4));
+    y = NODE(&n, BB_OP_GATHER, y, CONST_INTS(&n, 0, 0));
     y = NODE(&n, BB_OP_RESHAPE, y, CONST_INTS(&n, 2, 12, 3, 4));
     net_output(&n, NODE(&n, BB_OP_RELU, y));
     net_finish(&n);
     check_pass(&n, bb_pass_prepare, 0);
     assert_int_equal(count_op(n.graph, BB_OP_GATHER), 2);
-    assert_int_equal(count_op(n.graph, BB_OP_RESHAPE), 1);
+    assert_int_equal(count_op(n.graph, BB_OP_RESHAPE), 3);
     assert_int_equal(count_op(n.graph, BB_OP_TRANSPOSE), 1);
     bb_graph_destroy(n.graph);
 }
@@ -425,6 +425,39 @@ static void test_symbolic_shapes_fold(void **state) {
     assert_int_equal(y->dims[1], 120);
     y = &n.graph->values[n.graph->outputs[2]];
     assert_int_equal(y->dims[2], 30);
+    check_pass(&n, bb_pass_prepare, 0);
+    bb_graph_destroy(n.graph);
+}
+
+/* view(batch, 2, c/2, h, w), transpose, view(batch, -1, h, w) with every number taken from Shape,
+ * with a symbolic batch. */
+static void test_symbolic_shuffle(void **state) {
+    (void)state;
+    net n = net_create();
+    int x = net_input(&n, BB_DTYPE_F32, DIMS(-1, 8, 3, 4));
+    int a = NODE(&n, BB_OP_RELU, x);
+    int shape = NODE(&n, BB_OP_SHAPE, a);
+    int dims[4];
+    for (int i = 0; i < 4; i++) {
+        dims[i] = NODE(&n, BB_OP_GATHER, shape, CONST_INTS(&n, i));
+        if (i == 1)
+            dims[1] = NODE(&n, BB_OP_DIV, dims[1], CONST_INTS(&n, 2));
+    }
+    int five = NODE(&n, BB_OP_CONCAT, dims[0], CONST_INTS(&n, 2), dims[1], dims[2], dims[3]);
+    int y = NODE(&n, BB_OP_TRANSPOSE, NODE(&n, BB_OP_RESHAPE, a, five));
+    assert_true(bb_node_set_ints(n.graph, net_last(&n), "perm", INTS(0, 2, 1, 3, 4)));
+    int four = NODE(&n, BB_OP_CONCAT, dims[0], CONST_INTS(&n, -1), dims[2], dims[3]);
+    net_output(&n, NODE(&n, BB_OP_RELU, NODE(&n, BB_OP_RESHAPE, y, four)));
+    /* Here dim 0 is not the batch alone: nothing may be assumed. */
+    int merged = NODE(&n, BB_OP_RESHAPE, x, CONST_INTS(&n, -1, 4, 3, 4));
+    net_output(&n, NODE(&n, BB_OP_RESHAPE, merged, four));
+    assert_int_equal(bb_graph_link(n.graph, &n.err), BB_STATUS_OK);
+    if (bb_graph_fold_constants(n.graph, true, &n.err) != BB_STATUS_OK ||
+        bb_pass_canonicalise(n.graph, &n.err) != BB_STATUS_OK)
+        fail_msg("%s", n.err.message);
+    assert_int_equal(count_op(n.graph, BB_OP_TRANSPOSE), 0);
+    assert_int_equal(n.graph->values[n.graph->outputs[0]].dims[1], 8);
+    assert_int_equal(n.graph->values[n.graph->outputs[1]].dims[1], -1);
     check_pass(&n, bb_pass_prepare, 0);
     bb_graph_destroy(n.graph);
 }
@@ -529,6 +562,7 @@ int main(void) {
         cmocka_unit_test(test_near_activations_stay),
         cmocka_unit_test(test_channel_shuffle),
         cmocka_unit_test(test_symbolic_shapes_fold),
+        cmocka_unit_test(test_symbolic_shuffle),
         cmocka_unit_test(test_allocation_failures),
         cmocka_unit_test(test_real_float_networks),
         cmocka_unit_test(test_real_low_bit_networks),
