@@ -264,85 +264,109 @@ static void check(bb_status status, const bb_error *err) {
         die(err->message);
 }
 
-int main(int argc, char **argv) {
-    uint32_t k = 2, m = 2;
-    int runs = 20;
-    bool layers = false, mobile = false;
+typedef struct settings {
     bb_engine_options options;
-    bb_engine_options_init(&options);
-    for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "-l") == 0 || strcmp(argv[i], "-m") == 0) {
-            *(argv[i][1] == 'l' ? &layers : &mobile) = true;
-            continue;
-        }
-        if (argv[i][0] != '-' || i + 1 == argc)
-            die("usage: bench_engine [-m] [-w K] [-a M] [-t THREADS] [-n RUNS] [-c CPU] [-l]");
-        const char *value = argv[++i];
-        switch (argv[i - 1][1]) {
-        case 'w':
-            k = (uint32_t)atoi(value);
-            break;
-        case 'a':
-            m = (uint32_t)atoi(value);
-            break;
-        case 't':
-            options.threads = (size_t)atoi(value);
-            break;
-        case 'n':
-            runs = atoi(value);
-            break;
-        case 'c':
-            options.cpu = value;
-            break;
-        default:
-            die("unknown option");
-        }
+    uint32_t weight_bits, activation_bits;
+    int runs;
+    bool layers, mobile;
+} settings;
+
+static void set_option(settings *s, char option, const char *value) {
+    switch (option) {
+    case 'w':
+        s->weight_bits = (uint32_t)atoi(value);
+        break;
+    case 'a':
+        s->activation_bits = (uint32_t)atoi(value);
+        break;
+    case 't':
+        s->options.threads = (size_t)atoi(value);
+        break;
+    case 'n':
+        s->runs = atoi(value) > 0 ? atoi(value) : 1;
+        break;
+    case 'c':
+        s->options.cpu = value;
+        break;
+    default:
+        die("unknown option");
     }
+}
+
+static settings parse(int argc, char **argv) {
+    settings s = {.weight_bits = 2, .activation_bits = 2, .runs = 20};
+    bb_engine_options_init(&s.options);
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "-l") == 0)
+            s.layers = true;
+        else if (strcmp(argv[i], "-m") == 0)
+            s.mobile = true;
+        else if (argv[i][0] == '-' && i + 1 < argc)
+            set_option(&s, argv[i][1], argv[i + 1]), i++;
+        else
+            die("usage: bench_engine [-m] [-w K] [-a M] [-t THREADS] [-n RUNS] [-c CPU] [-l]");
+    }
+    return s;
+}
+
+/* Milliseconds of each run, sorted; least time of each node in `best`. */
+static void measure(const settings *s, bb_context *context, size_t nodes, double *ms,
+                    uint64_t *best) {
+    static uint8_t image[224 * 224 * 3];
+    static float logits[1000];
     bb_error err;
-    bb_engine *engine;
-    bb_context *context;
-    bb_model *model = mobile ? mobilenetv2(k, m) : resnet18(k, m);
-    check(bb_model_validate(model, &err), &err);
-    check(bb_engine_create(model, &options, &engine, &err), &err);
-    check(bb_context_create(engine, &context, &err), &err);
-    uint8_t *image = malloc(224 * 224 * 3);
-    float *logits = malloc(1000 * sizeof(float));
-    double *ms = malloc((size_t)runs * sizeof(*ms));
-    uint64_t *best = calloc(model->n_nodes, sizeof(*best));
-    if (!image || !logits || !ms || !best)
-        die("out of memory");
-    for (int i = 0; i < 224 * 224 * 3; i++)
+    for (size_t i = 0; i < sizeof(image); i++)
         image[i] = (uint8_t)(i * 7 % 251);
-    bb_context_enable_timing(context, layers);
-    for (int i = 0; i < runs; i++) {
+    bb_context_enable_timing(context, s->layers);
+    for (int i = 0; i < s->runs; i++) {
         const double start = now();
         check(bb_context_run(context, (const void *[]){image}, (void *[]){logits}, &err), &err);
         ms[i] = now() - start;
-        for (size_t n = 0; layers && n < model->n_nodes; n++) {
+        for (size_t n = 0; s->layers && n < nodes; n++) {
             const uint64_t ns = bb_context_node_ns(context)[n];
             best[n] = i == 0 || ns < best[n] ? ns : best[n];
         }
     }
-    qsort(ms, (size_t)runs, sizeof(*ms), by_value);
-    for (size_t n = 0; layers && n < model->n_nodes; n++) {
+    qsort(ms, (size_t)s->runs, sizeof(*ms), by_value);
+}
+
+static void print_layers(const bb_engine *engine, size_t nodes, const uint64_t *best) {
+    for (size_t n = 0; n < nodes; n++) {
         bb_plan_info info;
         bb_engine_get_plan(engine, n, &info, NULL);
         printf("%-18s %-22s %8.3f ms %8.1f MMAC %8.2f GMAC/s\n", info.name,
                info.kernel ? info.kernel : "", (double)best[n] * 1e-6, (double)info.macs * 1e-6,
                (double)info.macs / (double)best[n]);
     }
+}
+
+int main(int argc, char **argv) {
+    const settings s = parse(argc, argv);
+    bb_error err;
+    bb_engine *engine;
+    bb_context *context;
     bb_engine_memory memory;
+    bb_model *model = s.mobile ? mobilenetv2(s.weight_bits, s.activation_bits)
+                               : resnet18(s.weight_bits, s.activation_bits);
+    check(bb_model_validate(model, &err), &err);
+    check(bb_engine_create(model, &s.options, &engine, &err), &err);
+    check(bb_context_create(engine, &context, &err), &err);
+    double *ms = malloc((size_t)s.runs * sizeof(*ms));
+    uint64_t *best = calloc(model->n_nodes, sizeof(*best));
+    if (!ms || !best)
+        die("out of memory");
+    measure(&s, context, model->n_nodes, ms, best);
+    if (s.layers)
+        print_layers(engine, model->n_nodes, best);
     bb_engine_get_memory(engine, &memory);
-    printf(
-        "%s w%ua%u, %zu threads, %s: median %.2f ms, least %.2f ms; engine %.2f MiB, context %.2f "
-        "MiB\n",
-        model->name, k, m, options.threads, bb_engine_cpu(engine), ms[runs / 2], ms[0],
-        (double)memory.engine_bytes / 1048576, (double)memory.context_bytes / 1048576);
+    printf("%s w%ua%u, %zu threads, %s: median %.2f ms, least %.2f ms; engine %.2f MiB, context "
+           "%.2f MiB\n",
+           model->name, s.weight_bits, s.activation_bits, s.options.threads, bb_engine_cpu(engine),
+           ms[s.runs / 2], ms[0], (double)memory.engine_bytes / 1048576,
+           (double)memory.context_bytes / 1048576);
     bb_context_destroy(context);
     bb_engine_destroy(engine);
     bb_model_destroy(model);
-    free(image);
-    free(logits);
     free(ms);
     free(best);
     return 0;

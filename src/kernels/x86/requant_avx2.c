@@ -2,8 +2,9 @@
 /* Eight channels at a time, channels outside so that their constants stay in registers. The last
  * channels of a tile (n_channels % 8) go through copies of 8 lanes, because neither the tile nor
  * the output may be touched beyond its end. */
-#if defined(__x86_64__)
 #include "kernels/requant.h"
+
+#if defined(__x86_64__)
 #include <immintrin.h>
 #include <string.h>
 
@@ -415,6 +416,4 @@ static void to_float(const bb_requant_tables *t, const bb_requant_job *job) {
 }
 
 const bb_requant_kernels bb_requant_avx2 = {"requant_avx2", linear, thresholds, indexed, to_float};
-#else
-typedef int bb_requant_avx2_not_built;
 #endif

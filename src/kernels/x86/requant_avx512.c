@@ -2,8 +2,9 @@
 /* Sixteen channels at a time; the last ones of a tile are masked. In double, multiplication and
  * addition may be one instruction: the products are exact, so nothing changes. What is rare goes
  * to the AVX2 kernels. */
-#if defined(__x86_64__)
 #include "kernels/requant.h"
+
+#if defined(__x86_64__)
 #include <immintrin.h>
 
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
@@ -275,6 +276,4 @@ static void to_float(const bb_requant_tables *t, const bb_requant_job *job) {
 
 const bb_requant_kernels bb_requant_avx512 = {"requant_avx512", linear, thresholds, indexed,
                                               to_float};
-#else
-typedef int bb_requant_avx512_not_built;
 #endif
