@@ -10,6 +10,8 @@
  * they are flushed into the 32-bit tile. Codes of 5..8 bits are taken in two parts of ceil(M/2)
  * bits.
  *
+ * Planes of an even number of blocks are taken two blocks and four pixels at a time.
+ *
  * Tables are large (64 bytes for six codes). Where those of a tile's whole window would not stay in
  * L1, a few segments are taken at a time for all channels, with the 16-bit sums kept in memory.
  *
@@ -33,6 +35,7 @@ enum {
     CHUNKS_MAX = 4096
 };
 enum { PLANES = 1, PAIRS = 2 };
+enum { WIDE = 6, DUO = 4 }; /* pixels of a tile */
 
 typedef struct loop_args {
     const uint8_t *const *ptr; /* 0 */
@@ -44,6 +47,7 @@ typedef struct loop_args {
     const uint8_t *factors;    /* 48: bytes for vpmaddubsw */
     int64_t twos;              /* 56: chunks of two groups of a segment */
     int64_t odd;               /* 64: 1 = and one of a single group */
+    int64_t second;            /* 72: duos: packed bytes from one block to the next */
 } loop_args;
 
 /** Kernel scratch. */
@@ -108,19 +112,24 @@ static bool supports(const bb_conv_desc *desc) {
     LOOK("25", "30")                                                                               \
     LOOK2("1", "2") ADD("29", "0") ADD("30", "2") PAIR_FOLD("0", s) PAIR_FOLD("2", t)
 
-#define BEGIN(resume)                                                                              \
+#define POINTERS4                                                                                  \
+    "movq (%%rsi), %%r8\n\tmovq 8(%%rsi), %%r9\n\tmovq 16(%%rsi), %%r10\n\t"                       \
+    "movq 24(%%rsi), %%r11\n\taddq $32, %%rsi\n\tmovq 72(%0), %%r12\n\t"
+
+#define BEGIN(pointers, resume)                                                                    \
     "movq (%0), %%rsi\n\tmovq 8(%0), %%rdx\n\tmovq 48(%0), %%rcx\n\t"                              \
     "vmovdqu64 (%%rcx), %%zmm31\n\tmovq 16(%0), %%rcx\n\t" resume "movq 24(%0), %%r14\n"           \
-    "1:\n\t" BB_ASM_POINTERS "movq 40(%0), %%rax\n\t"
+    "1:\n\t" pointers "movq 40(%0), %%rax\n\t"
 #define NEXT(step_bytes) "addq $" step_bytes ", %%rdx\n\taddq $64, %%rax\n\t"
 #define END(store)                                                                                 \
     "decq %%r14\n\tjnz 1b\n\tmovq 16(%0), %%rcx\n\t" store "vzeroupper\n\t" : : "D"(args)          \
         : BB_ASM_CLOBBERS, BB_ASM_CLOBBERS_512
 
 /* Segments of chunks of groups; the first group of a chunk sets, the others add. */
-#define CHUNKED(resume, load, set, add, step_bytes, fold, store)                                   \
+#define CHUNKED(pointers, resume, load, set, add, step_bytes, fold, store)                         \
     __asm__ volatile(                                                                              \
-        BEGIN(resume) "movq 32(%0), %%rbx\n"                                                       \
+        BEGIN(pointers,                                                                            \
+              resume) "movq 32(%0), %%rbx\n"                                                       \
                       "2:\n\tmovq (%%rbx), %%rcx\n\taddq $8, %%rbx\n\t" load set NEXT(             \
                           step_bytes) "decq %%rcx\n\tjz 4f\n\t"                                    \
                                       ".p2align 4\n"                                               \
@@ -130,14 +139,14 @@ static bool supports(const bb_conv_desc *desc) {
                                                       "cmpq $0, (%%rbx)\n\tjne 2b\n\t" END(store))
 
 /* Segments of chunks of two groups, and a last single one where their number is odd. */
-#define PAIRED(resume, load2, two, load, set, step_bytes, fold, store)                             \
-    __asm__ volatile(                                                                              \
-        BEGIN(resume) "movq 56(%0), %%rcx\n\ttestq %%rcx, %%rcx\n\tjz 3f\n\t"                      \
-                      ".p2align 4\n"                                                               \
-                      "2:\n\t" load2 two NEXT(step_bytes)                                          \
-                          NEXT(step_bytes) "decq %%rcx\n\tjnz 2b\n"                                \
-                                           "3:\n\tcmpq $0, 64(%0)\n\tje 4f\n\t" load set NEXT(     \
-                                               step_bytes) fold "4:\n\t" END(store))
+#define PAIRED(pointers, resume, load2, two, load, set, step_bytes, fold, store)                   \
+    __asm__ volatile(BEGIN(                                                                        \
+        pointers, resume) "movq 56(%0), %%rcx\n\ttestq %%rcx, %%rcx\n\tjz 3f\n\t"                  \
+                          ".p2align 4\n"                                                           \
+                          "2:\n\t" load2 two NEXT(step_bytes)                                      \
+                              NEXT(step_bytes) "decq %%rcx\n\tjnz 2b\n"                            \
+                                               "3:\n\tcmpq $0, 64(%0)\n\tje 4f\n\t" load set NEXT( \
+                                                   step_bytes) fold "4:\n\t" END(store))
 
 #define PLANES_SETS                                                                                \
     PLANE_SET("r8", "0")                                                                           \
@@ -154,18 +163,61 @@ static bool supports(const bb_conv_desc *desc) {
             move("640", "11") move("704", "17")
 
 BB_VBMI static void loop_planes(const loop_args *args) {
-    CHUNKED(PLANES_SUMS(RESUME), LOAD("0", "24"), PLANES_SETS,
+    CHUNKED(BB_ASM_POINTERS, PLANES_SUMS(RESUME), LOAD("0", "24"), PLANES_SETS,
             PLANE_ADD("r8", "0") PLANE_ADD("r9", "1") PLANE_ADD("r10", "2") PLANE_ADD("r11", "3")
                 PLANE_ADD("r12", "4") PLANE_ADD("r13", "5"),
             "64", PLANES_FOLDS, PLANES_SUMS(STORE));
 }
 
 BB_VBMI static void loop_planes_twos(const loop_args *args) {
-    PAIRED(PLANES_SUMS(RESUME), LOAD("0", "24") LOAD("64", "25"),
+    PAIRED(BB_ASM_POINTERS, PLANES_SUMS(RESUME), LOAD("0", "24") LOAD("64", "25"),
            PLANE_TWO("r8", "6", "12") PLANE_TWO("r9", "7", "13") PLANE_TWO("r10", "8", "14")
                PLANE_TWO("r11", "9", "15") PLANE_TWO("r12", "10", "16")
                    PLANE_TWO("r13", "11", "17"),
            LOAD("0", "24"), PLANES_SETS, "64", PLANES_FOLDS, PLANES_SUMS(STORE));
+}
+
+/* Duos: planes of two blocks, four pixels; bytes in 0-7, S in 8-15, H in 16-23. Eight look-ups for
+ * six loads, where one block alone is bound by its seven loads for six look-ups. */
+#define DUO_LOAD(offset, a, b) LOAD(offset, a) "vmovdqa64 " offset "(%%rdx,%%r12), %%zmm" b "\n\t"
+#define DUO_SET(p, a, b) TABLE_OF(p) LOOK("24", a) LOOK("25", b)
+#define DUO_ADD(p, a, b) TABLE_OF(p) LOOK("24", "29") LOOK("25", "30") ADD("29", a) ADD("30", b)
+#define DUO_SECOND(p) "vmovdqu64 64(%%" p ",%%rax), %%zmm31\n\t"
+#define DUO_LOOK2(index, dst) "vpermb %%zmm31, %%zmm" index ", %%zmm" dst "\n\t"
+#define DUO_TWO(p, s0, h0, s1, h1)                                                                 \
+    TABLE_OF(p)                                                                                    \
+    DUO_SECOND(p)                                                                                  \
+    LOOK("24", "29")                                                                               \
+    DUO_LOOK2("26", "0") LOOK("25", "30") DUO_LOOK2("27", "1") ADD("29", "0") ADD("30", "1")       \
+        PLANE_FOLD("0", s0, h0) PLANE_FOLD("1", s1, h1)
+#define DUO_SETS                                                                                   \
+    DUO_SET("r8", "0", "1")                                                                        \
+    DUO_SET("r9", "2", "3") DUO_SET("r10", "4", "5") DUO_SET("r11", "6", "7")
+#define DUO_FOLDS                                                                                  \
+    PLANE_FOLD("0", "8", "16")                                                                     \
+    PLANE_FOLD("1", "9", "17")                                                                     \
+    PLANE_FOLD("2", "10", "18")                                                                    \
+    PLANE_FOLD("3", "11", "19") PLANE_FOLD("4", "12", "20") PLANE_FOLD("5", "13", "21")            \
+        PLANE_FOLD("6", "14", "22") PLANE_FOLD("7", "15", "23")
+/* The second block's sums lie 768 bytes on. */
+#define DUO_SUMS(move)                                                                             \
+    move("0", "8") move("64", "16") move("768", "9") move("832", "17") move("128", "10")           \
+        move("192", "18") move("896", "11") move("960", "19") move("256", "12") move("320", "20")  \
+            move("1024", "13") move("1088", "21") move("384", "14") move("448", "22")              \
+                move("1152", "15") move("1216", "23")
+
+BB_VBMI static void loop_duos(const loop_args *args) {
+    CHUNKED(POINTERS4, DUO_SUMS(RESUME), DUO_LOAD("0", "24", "25"), DUO_SETS,
+            DUO_ADD("r8", "0", "1") DUO_ADD("r9", "2", "3") DUO_ADD("r10", "4", "5")
+                DUO_ADD("r11", "6", "7"),
+            "64", DUO_FOLDS, DUO_SUMS(STORE));
+}
+
+BB_VBMI static void loop_duos_twos(const loop_args *args) {
+    PAIRED(POINTERS4, DUO_SUMS(RESUME), DUO_LOAD("0", "24", "25") DUO_LOAD("64", "26", "27"),
+           DUO_TWO("r8", "8", "16", "9", "17") DUO_TWO("r9", "10", "18", "11", "19")
+               DUO_TWO("r10", "12", "20", "13", "21") DUO_TWO("r11", "14", "22", "15", "23"),
+           DUO_LOAD("0", "24", "25"), DUO_SETS, "64", DUO_FOLDS, DUO_SUMS(STORE));
 }
 
 #define PAIRS_SETS                                                                                 \
@@ -189,14 +241,15 @@ BB_VBMI static void loop_planes_twos(const loop_args *args) {
             move("640", "22") move("704", "23")
 
 BB_VBMI static void loop_pairs(const loop_args *args) {
-    CHUNKED(PAIRS_SUMS(RESUME), LOAD("0", "24") LOAD("64", "25"), PAIRS_SETS,
+    CHUNKED(BB_ASM_POINTERS, PAIRS_SUMS(RESUME), LOAD("0", "24") LOAD("64", "25"), PAIRS_SETS,
             PAIR_ADD("r8", "0", "1") PAIR_ADD("r9", "2", "3") PAIR_ADD("r10", "4", "5")
                 PAIR_ADD("r11", "6", "7") PAIR_ADD("r12", "8", "9") PAIR_ADD("r13", "10", "11"),
             "128", PAIRS_FOLDS, PAIRS_SUMS(STORE));
 }
 
 BB_VBMI static void loop_pairs_twos(const loop_args *args) {
-    PAIRED(PAIRS_SUMS(RESUME), LOAD("0", "24") LOAD("64", "25") LOAD("128", "26") LOAD("192", "1"),
+    PAIRED(BB_ASM_POINTERS, PAIRS_SUMS(RESUME),
+           LOAD("0", "24") LOAD("64", "25") LOAD("128", "26") LOAD("192", "1"),
            PAIR_TWO("r8", "12", "13") PAIR_TWO("r9", "14", "15") PAIR_TWO("r10", "16", "17")
                PAIR_TWO("r11", "18", "19") PAIR_TWO("r12", "20", "21") PAIR_TWO("r13", "22", "23"),
            LOAD("0", "24") LOAD("64", "25"), PAIRS_SETS, "128", PAIRS_FOLDS, PAIRS_SUMS(STORE));
@@ -249,11 +302,14 @@ static void flush(sweep *s) {
     s->filled = 0;
 }
 
+/** Chunks of two groups are taken as such; only pieces of long segments come as chunk lists. */
 static void loop(const bb_conv_route *route, const loop_args *args) {
-    const bool twos = route->schedule == 2 && args->segments > 0 && !args->chunks;
+    const bool twos = !args->chunks;
 
     if (route->variant == PAIRS)
         (twos ? loop_pairs_twos : loop_pairs)(args);
+    else if (route->pixels == DUO)
+        (twos ? loop_duos_twos : loop_duos)(args);
     else
         (twos ? loop_planes_twos : loop_planes)(args);
 }
@@ -274,7 +330,7 @@ static void add_groups(sweep *s, int32_t groups) {
 
     if (s->filled + groups > exact_groups(route))
         flush(s);
-    for (int32_t b = 0; b < s->job->n_blocks; b++) {
+    for (int32_t b = 0; b < s->job->n_blocks; b += route->pixels == DUO ? 2 : 1) {
         s->args.weights = s->job->weights + (size_t)b * route->block_bytes + s->offset;
         s->args.sums = w->sums[b];
         loop(route, &s->args);
@@ -343,6 +399,7 @@ static void block(const bb_tile_job *job) {
             .factors = pair_factors,
             .twos = route->steps / 2,
             .odd = route->steps % 2,
+            .second = (int64_t)route->block_bytes,
         };
         s.offset = 0;
         s.shift = 1 + part * route->part_bits;
@@ -432,7 +489,8 @@ BB_VBMI static void transform(const bb_conv_desc *desc, const uint8_t *codes, in
 
 /** Segments whose tables a tile finds in L1 again for every block, within the 16-bit limit. */
 static int32_t segments_per_call(const bb_conv_desc *desc, const bb_conv_route *route) {
-    const int32_t columns = 5 * desc->stride[1] + (bb_route_merged(desc) ? desc->kernel[1] : 1);
+    const int32_t columns =
+        (route->pixels - 1) * desc->stride[1] + (bb_route_merged(desc) ? desc->kernel[1] : 1);
     const size_t bytes = (size_t)columns * route->group_bytes;
     const int32_t exact = exact_groups(route) / route->steps;
     int32_t n = (int32_t)(L1_TABLES / bytes);
@@ -447,7 +505,7 @@ static bb_conv_route route_of(const bb_conv_desc *desc) {
     const int32_t blocks =
         (desc->out_channels / desc->groups + BB_TILE_STRIDE - 1) / BB_TILE_STRIDE;
     bb_conv_route route = {
-        .pixels = 6,
+        .pixels = desc->weight_bits == 1 && blocks % 2 == 0 ? DUO : WIDE,
         .block_channels = BB_TILE_STRIDE,
         .call_blocks = blocks < BLOCKS ? blocks : BLOCKS,
         .group_bytes = (size_t)((depth + GROUP - 1) / GROUP) * TABLE,
@@ -480,10 +538,13 @@ static double cost(const bb_conv_desc *desc) {
     const double blocks = (double)desc->groups * ((desc->out_channels / desc->groups + 63) / 64);
     const double steps = (double)route.segments * route.steps;
     const double input = (double)desc->in_height * desc->in_width * desc->in_channels;
-    const double step = route.variant == PLANES ? 5.2 : 8.2;
-    const double fold = (route.variant == PLANES ? 6.0 : 8.0) / route.schedule;
+    const double step = route.pixels == DUO ? 4.4 : route.variant == PLANES ? 5.2 : 8.2;
+    const double fold = (route.pixels == DUO       ? 4.0
+                         : route.variant == PLANES ? 6.0
+                                                   : 8.0) /
+                        route.schedule;
     const double block =
-        steps * (step + fold) * (route.parts > 1 ? 1.2 : 1) + 120 + 20 * route.segments;
+        steps * (step + fold) * (route.parts > 1 ? 1.1 : 1) + 120 + 20 * route.segments;
 
     return tiles * (blocks * route.parts * block + 15 * route.segments) +
            0.55 * route.parts * input;
