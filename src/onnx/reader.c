@@ -169,9 +169,18 @@ static bool is_qonnx_domain(const char *domain) {
            strcmp(domain, "finn.custom_op.general") == 0 || strcmp(domain, "onnx.brevitas") == 0;
 }
 
+/* ONNX Runtime writes these in its own domain where the opset is too old for the element type. */
+static bool is_standard_in_contrib(const Onnx__NodeProto *n) {
+    return strcmp(n->domain, "com.microsoft") == 0 &&
+           (strcmp(n->op_type, "QuantizeLinear") == 0 ||
+            strcmp(n->op_type, "DequantizeLinear") == 0 || strcmp(n->op_type, "Gelu") == 0);
+}
+
 static bb_op find_op(const Onnx__NodeProto *n) {
     if (is_empty(n->op_type))
         return BB_OP_COUNT;
+    if (!is_empty(n->domain) && is_standard_in_contrib(n))
+        return bb_op_find(n->op_type, 'O');
     if (is_onnx_domain(n->domain))
         return strcmp(n->op_type, "Upsample") == 0 ? BB_OP_RESIZE : bb_op_find(n->op_type, 'O');
     if (is_qonnx_domain(n->domain))
@@ -313,7 +322,29 @@ static bb_status find_inputs(bb_onnx_reader *r, const Onnx__NodeProto *n, const 
     return BB_STATUS_OK;
 }
 
+static bool int_attr_set(const Onnx__NodeProto *n, const char *name) {
+    for (size_t i = 0; i < n->n_attribute; i++)
+        if (n->attribute[i]->name && strcmp(n->attribute[i]->name, name) == 0)
+            return n->attribute[i]->i != 0;
+    return false;
+}
+
+static bb_status read_contrib(bb_onnx_reader *r, const Onnx__NodeProto *n, const names *table) {
+    int *in = bb_arena_array(r->graph->arena, n->n_input, sizeof(*in)), node;
+    if (!in)
+        return bb_fail_memory(r->err, node_name(n));
+    BB_TRY(find_inputs(r, n, table, in));
+    int out = n->n_output == 1 ? find_name(table, n->output[0]) : -1;
+    BB_TRY(bb_onnx_expand_contrib(r, n->op_type, node_name(n), (int)n->n_input, in,
+                                  int_attr_set(n, "transB"), out, &node));
+    for (size_t i = 0; i < n->n_attribute; i++)
+        BB_TRY(read_attr(r, n, node, n->attribute[i]));
+    return bb_onnx_check_contrib(r, &r->graph->nodes[node]);
+}
+
 static bb_status read_node(bb_onnx_reader *r, const Onnx__NodeProto *n, const names *table) {
+    if (bb_onnx_is_contrib(n->domain, n->op_type))
+        return read_contrib(r, n, table);
     if (is_onnx_domain(n->domain) && n->op_type && strcmp(n->op_type, "Constant") == 0)
         return read_constant(r, n, table);
     bb_op op = find_op(n);

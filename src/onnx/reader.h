@@ -34,4 +34,13 @@ bb_status bb_onnx_open_external(const char *folder, const char *location, bb_fil
 /** Rewrites graph->nodes[node] from reader->opset to opset 21. May add nodes and constants. */
 bb_status bb_onnx_upgrade(bb_onnx_reader *r, int node);
 
+/** The quantized operators of domain com.microsoft that are read as DequantizeLinear, float
+ * operator, QuantizeLinear. */
+bool bb_onnx_is_contrib(const char *domain, const char *op_type);
+/** Adds those nodes; *inner is the float operator, which then takes the attributes. */
+bb_status bb_onnx_expand_contrib(bb_onnx_reader *r, const char *op_type, const char *name, int n_in,
+                                 const int *in, bool trans_b, int out, int *inner);
+/** Refuses attributes that the float operator does not have. */
+bb_status bb_onnx_check_contrib(bb_onnx_reader *r, const bb_node *node);
+
 #endif

@@ -541,6 +541,37 @@ static void test_qonnx_domains(void **state) {
     }
 }
 
+/* QLinearAdd, QLinearConcat and QGemm of ONNX Runtime, as DequantizeLinear, operator,
+ * QuantizeLinear. */
+static void test_contrib_operators(void **state) {
+    (void)state;
+    bb_buffer g = {0}, a = {0};
+    onnx_end(&g, 11, "x", ONNX_F32, DIMS(1, 2)); /* 0, 1 */
+    onnx_initializer(&g, "s", ONNX_F32, NULL, 0, RAW(float, 0.5f));
+    onnx_initializer(&g, "s2", ONNX_F32, DIMS(2), RAW(float, 1, 2));
+    onnx_initializer(&g, "z", 2, NULL, 0, RAW(uint8_t, 10));
+    onnx_initializer(&g, "zw", 3, NULL, 0, RAW(int8_t, 0));
+    onnx_initializer(&g, "w", 3, DIMS(2, 4), RAW(int8_t, 1, 2, 3, 4, -1, -2, -3, -4));
+    onnx_initializer(&g, "b", 6, DIMS(2), RAW(int32_t, 10, 20));
+    onnx_node(&g, NULL, "QuantizeLinear", "x s z", "q", NULL);                  /* 10, 12 */
+    onnx_node(&g, "com.microsoft", "QLinearAdd", "q s z q s z s z", "d", NULL); /* 0, 2 */
+    onnx_attr_int(&a, "axis", 1);
+    onnx_node(&g, "com.microsoft", "QLinearConcat", "s z q s z d s z", "c", &a); /* 0 1 0 2 */
+    onnx_attr_int(&a, "transB", 1);
+    onnx_node(&g, "com.microsoft", "QGemm", "c s z w s2 zw b", "y", &a);
+    onnx_end(&g, 12, "y", ONNX_F32, NULL, 0);
+    /* 2 + 8 + 10*0.5*1; 2*(-2 - 8) + 20*0.5*2 */
+    assert_runs(&g, 13, 0, DIMS(1, 2), (float[]){15, 0});
+    onnx_attr_int(&a, "channels_last", 1);
+    g = (bb_buffer){0};
+    onnx_end(&g, 11, "x", 2, DIMS(1, 2, 2, 2));
+    onnx_initializer(&g, "s", ONNX_F32, NULL, 0, RAW(float, 0.5f));
+    onnx_initializer(&g, "z", 2, NULL, 0, RAW(uint8_t, 10));
+    onnx_node(&g, "com.microsoft", "QLinearGlobalAveragePool", "x s z s z", "y", &a);
+    onnx_end(&g, 12, "y", 2, NULL, 0);
+    assert_refused(&g, 13, BB_STATUS_UNSUPPORTED, "channels_last");
+}
+
 /* ---- older operator forms
  * ------------------------------------------------------------------------------ */
 
@@ -697,6 +728,7 @@ int main(void) {
         cmocka_unit_test(test_unsorted_nodes),
         cmocka_unit_test(test_constants),
         cmocka_unit_test(test_qonnx_domains),
+        cmocka_unit_test(test_contrib_operators),
         cmocka_unit_test(test_old_clip_pad_slice),
         cmocka_unit_test(test_old_axes),
         cmocka_unit_test(test_old_split_and_dropout),
