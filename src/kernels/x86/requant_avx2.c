@@ -47,19 +47,19 @@ INLINE __m256d choose(__m256d value, __m256d positive, __m256d negative) {
 
 INLINE __m256i load_lanes(const void *p, size_t i, bb_element type) {
     if (type == BB_ELEMENT_I32)
-        return _mm256_loadu_si256((const __m256i *)((const int32_t *)p + i));
+        return _mm256_loadu_si256((const void *)((const int32_t *)p + i));
     if (type == BB_ELEMENT_U8)
-        return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)((const uint8_t *)p + i)));
-    return _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)((const uint16_t *)p + i)));
+        return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)((const uint8_t *)p + i)));
+    return _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)((const uint16_t *)p + i)));
 }
 
 /* Lanes hold codes, or negative numbers that saturate to code 0. */
 INLINE void store_codes(void *p, size_t i, bb_element type, __m256i v) {
     __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
     if (type == BB_ELEMENT_U8)
-        _mm_storel_epi64((__m128i *)((uint8_t *)p + i), _mm_packus_epi16(words, words));
+        _mm_storel_epi64((void *)((uint8_t *)p + i), _mm_packus_epi16(words, words));
     else
-        _mm_storeu_si128((__m128i *)((uint16_t *)p + i), words);
+        _mm_storeu_si128((void *)((uint16_t *)p + i), words);
 }
 
 INLINE __m256i first_operand(const bb_requant_job *job, size_t i, bb_element type, __m128i shift,
@@ -137,7 +137,7 @@ INLINE void linear_groups(const bb_requant_tables *t, const bb_requant_job *shar
     for (int32_t i = 0; i + LANES <= job->n_channels; i += LANES) {
         const size_t c = (size_t)(job->c0 + i);
         const linear_constants k = load_linear(t, job, c, with);
-        const __m256i border = _mm256_loadu_si256((const __m256i *)(job->border + c));
+        const __m256i border = _mm256_loadu_si256((const void *)(job->border + c));
         for (int32_t p = 0; p < job->n_pixels; p++) {
             const size_t at = (size_t)p, lane = (size_t)i;
             __m256i z2 = _mm256_setzero_si256();
@@ -159,7 +159,7 @@ INLINE void single_groups(const bb_requant_tables *t, const bb_requant_job *shar
     const __m256 limit = _mm256_set1_ps((float)t->limit);
     for (int32_t i = 0; i + LANES <= job->n_channels; i += LANES) {
         const size_t c = (size_t)(job->c0 + i), lane = (size_t)i;
-        const __m256i border = _mm256_loadu_si256((const __m256i *)(job->border + c));
+        const __m256i border = _mm256_loadu_si256((const void *)(job->border + c));
         const __m256 mult = _mm256_loadu_ps(t->mult_f + c), add = _mm256_loadu_ps(t->add_f + c);
         for (int32_t p = 0; p < job->n_pixels; p++) {
             const size_t at = (size_t)p;
@@ -239,8 +239,7 @@ INLINE __m256i threshold_scan(const bb_requant_tables *t, size_t c, __m256i z) {
     __m256i code = _mm256_set1_epi32(t->limit);
     const int32_t *row = t->thresholds + c;
     for (int32_t i = 0; i < t->limit; i++, row += t->padded)
-        code =
-            _mm256_add_epi32(code, _mm256_cmpgt_epi32(_mm256_loadu_si256((const __m256i *)row), z));
+        code = _mm256_add_epi32(code, _mm256_cmpgt_epi32(_mm256_loadu_si256((const void *)row), z));
     return code;
 }
 
@@ -265,8 +264,8 @@ INLINE void threshold_groups_of(const bb_requant_tables *t, const bb_requant_job
     const __m128i shift = _mm_cvtsi32_si128(job->z1_shift);
     for (int32_t i = 0; i + LANES <= job->n_channels; i += LANES) {
         const size_t c = (size_t)(job->c0 + i);
-        const __m256i border = _mm256_loadu_si256((const __m256i *)(job->border + c));
-        const __m256i flip = _mm256_loadu_si256((const __m256i *)(t->flip + c));
+        const __m256i border = _mm256_loadu_si256((const void *)(job->border + c));
+        const __m256i flip = _mm256_loadu_si256((const void *)(t->flip + c));
         for (int32_t p = 0; p < job->n_pixels; p++) {
             const size_t at = (size_t)p;
             __m256i z = first_operand(job, at * job->z1_stride + (size_t)i, type, shift, border);
@@ -285,12 +284,12 @@ INLINE void threshold_groups_few(const bb_requant_tables *t, const bb_requant_jo
     const __m256i all = _mm256_set1_epi32(few);
     for (int32_t i = 0; i + LANES <= job->n_channels; i += LANES) {
         const size_t c = (size_t)(job->c0 + i);
-        const __m256i border = _mm256_loadu_si256((const __m256i *)(job->border + c));
-        const __m256i flip = _mm256_loadu_si256((const __m256i *)(t->flip + c));
+        const __m256i border = _mm256_loadu_si256((const void *)(job->border + c));
+        const __m256i flip = _mm256_loadu_si256((const void *)(t->flip + c));
         __m256i limit[3];
         for (int j = 0; j < few; j++)
             limit[j] =
-                _mm256_loadu_si256((const __m256i *)(t->thresholds + (size_t)j * t->padded + c));
+                _mm256_loadu_si256((const void *)(t->thresholds + (size_t)j * t->padded + c));
         for (int32_t p = 0; p < job->n_pixels; p++) {
             const size_t at = (size_t)p;
             __m256i z =
@@ -338,7 +337,7 @@ AVX2 static void float_groups(const bb_requant_tables *t, const bb_requant_job *
     const __m128i shift = _mm_cvtsi32_si128(job->z1_shift);
     for (int32_t i = 0; i + LANES <= job->n_channels; i += LANES) {
         const size_t c = (size_t)(job->c0 + i);
-        const __m256i border = _mm256_loadu_si256((const __m256i *)(job->border + c));
+        const __m256i border = _mm256_loadu_si256((const void *)(job->border + c));
         for (int32_t p = 0; p < job->n_pixels; p++) {
             const size_t at = (size_t)p, lane = (size_t)i;
             __m256i z2 = _mm256_setzero_si256();

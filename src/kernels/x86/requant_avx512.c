@@ -56,7 +56,7 @@ INLINE __m512i load_lanes(const void *p, size_t i, bb_element type, __mmask16 la
 INLINE void store_codes(void *p, size_t i, bb_element type, __m512i v, __mmask16 lanes) {
     v = _mm512_max_epi32(v, _mm512_setzero_si512());
     if (type == BB_ELEMENT_U8 && lanes == ALL_LANES)
-        _mm_storeu_si128((__m128i *)((uint8_t *)p + i), _mm512_cvtepi32_epi8(v));
+        _mm_storeu_si128((void *)((uint8_t *)p + i), _mm512_cvtepi32_epi8(v));
     else if (type == BB_ELEMENT_U8)
         _mm_mask_storeu_epi8((uint8_t *)p + i, lanes, _mm512_cvtepi32_epi8(v));
     else

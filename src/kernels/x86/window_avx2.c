@@ -48,14 +48,14 @@ AVX2 static void window_max(const bb_window *w, void *out) {
     size_t c = 0;
     if (w->type == BB_ELEMENT_U8) {
         for (; c + 32 <= n; c += 32)
-            _mm256_storeu_si256((__m256i *)(bytes + c), max_u8x32(w, 1, c));
+            _mm256_storeu_si256((void *)(bytes + c), max_u8x32(w, 1, c));
         for (; c + 8 <= n; c += 8)
-            _mm_storel_epi64((__m128i *)(bytes + c), max_u8x8(w, 1, c));
+            _mm_storel_epi64((void *)(bytes + c), max_u8x8(w, 1, c));
     } else {
         for (; c + 16 <= n; c += 16)
-            _mm256_storeu_si256((__m256i *)(bytes + 2 * c), max_u16x16(w, 2, 2 * c));
+            _mm256_storeu_si256((void *)(bytes + 2 * c), max_u16x16(w, 2, 2 * c));
         for (; c + 8 <= n; c += 8)
-            _mm_storeu_si128((__m128i *)(bytes + 2 * c), max_u16x8(w, 2, 2 * c));
+            _mm_storeu_si128((void *)(bytes + 2 * c), max_u16x8(w, 2, 2 * c));
     }
     rest(w, c, out, NULL);
 }
@@ -67,10 +67,9 @@ AVX2 static __m256i sum_x8(const bb_window *w, size_t c) {
     for (int32_t y = 0; y < w->rows; y++) {
         const uint8_t *p = row_of(w, y, element) + c * element;
         for (int32_t x = 0; x < w->columns; x++, p += step)
-            sum = _mm256_add_epi32(
-                sum,
-                bytes ? _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p))
-                      : _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
+            sum = _mm256_add_epi32(sum,
+                                   bytes ? _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p))
+                                         : _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p)));
     }
     return sum;
 }
@@ -78,7 +77,7 @@ AVX2 static __m256i sum_x8(const bb_window *w, size_t c) {
 AVX2 static void window_sum(const bb_window *w, int32_t *out) {
     size_t c = 0;
     for (; c + 8 <= (size_t)w->channels; c += 8)
-        _mm256_storeu_si256((__m256i *)(out + c), sum_x8(w, c));
+        _mm256_storeu_si256((void *)(out + c), sum_x8(w, c));
     rest(w, c, NULL, out);
 }
 
