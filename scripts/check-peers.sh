@@ -13,7 +13,7 @@ peers() {
 }
 
 peers -c 'import PIL' 2>/dev/null || "$build/peers-venv/bin/pip" install -q pillow
-ninja -C "$build" tests/peers/float_dump
+ninja -C "$build" tests/peers/float_dump tests/peers/lowbit_dump
 dump=$build/tests/peers/float_dump
 
 if [ -f "$root/tests/peers/make_fixtures.py" ]; then
@@ -22,6 +22,7 @@ if [ -f "$root/tests/peers/make_fixtures.py" ]; then
     peers "$root/tests/peers/make_fixtures.py" "$fixtures"
     peers "$root/tests/peers/compare_float.py" "$dump" "$fixtures"
 fi
+peers "$root/tests/peers/compare_lowbit.py" "$build/tests/peers/lowbit_dump"
 if [ -d "$data/models" ]; then
     peers "$root/tests/peers/compare_float.py" "$dump" "$data/models" "$data/datasets"
 else

@@ -417,7 +417,7 @@ static bool affine_node(bb_lowbit *l, const bb_node *node, uint32_t channels, do
     if (is_rank_change(l, node) || node->op == BB_OP_IDENTITY || node->op == BB_OP_DROPOUT)
         return true;
     if (node->op == BB_OP_CAST)
-        return bb_dtype_is_float(l->graph->values[node->out[0]].dtype);
+        return true;
     if (node->op == BB_OP_BATCH_NORMALIZATION)
         return affine_batch_norm(l, node, channels, scale, bias);
     if (node->op != BB_OP_NEG && (node->n_in != 2 || node->in[0] < 0 || node->in[1] < 0))
@@ -459,6 +459,20 @@ static bool affine_node(bb_lowbit *l, const bb_node *node, uint32_t channels, do
     return true;
 }
 
+/* gain*x + shift is a whole number wherever the root can be. */
+static bool whole_numbers(const bb_root *root, uint32_t channels, const double *gain,
+                          const double *shift) {
+    for (uint32_t i = 0; i < channels; i++) {
+        uint32_t c = root->channels == 1 ? 0 : i;
+        double first = (double)root->low[c] * root->scale[c] + root->bias[c];
+        double low = gain[i] * first + shift[i];
+        double step = gain[i] * root->scale[c] * (double)root->stride;
+        if (low != floor(low) || step != floor(step))
+            return false;
+    }
+    return root->kind != BB_ROOT_PAIR && root->kind != BB_ROOT_FLOAT;
+}
+
 bool bb_lb_gain(bb_lowbit *l, int value, double *gain, double *shift) {
     uint32_t channels = bb_lb_channels(l, value);
     chain c;
@@ -468,9 +482,15 @@ bool bb_lb_gain(bb_lowbit *l, int value, double *gain, double *shift) {
         gain[i] = 1;
         shift[i] = 0;
     }
+    const bb_root *root = &l->roots[l->root_of[value]];
     bool affine = true;
-    for (size_t i = 0; i < c.n && affine; i++)
-        affine = affine_node(l, &l->graph->nodes[c.nodes[i]], channels, gain, shift);
+    for (size_t i = 0; i < c.n && affine; i++) {
+        const bb_node *node = &l->graph->nodes[c.nodes[i]];
+        bool rounds =
+            node->op == BB_OP_CAST && !bb_dtype_is_float(l->graph->values[node->out[0]].dtype);
+        affine = rounds ? whole_numbers(root, channels, gain, shift)
+                        : affine_node(l, node, channels, gain, shift);
+    }
     bb_free(c.nodes);
     return affine;
 }

@@ -249,11 +249,13 @@ static bool build_thresholds(bb_lowbit *l, const bb_root *root, const channel_st
 
 /* ---- INDEXED -------------------------------------------------------------------------------- */
 
-/* Any function of at most 4096 reachable integers, the same for all channels. */
+/* Any function that is the same for all channels and changes within 4096 reachable integers; the
+ * index is clamped to the ends of that window. */
 static bool build_indexed(bb_lowbit *l, const bb_root *root, const channel_steps *all,
                           uint32_t channels, bb_requant *r) {
-    int64_t low = root->low[0], n = (root->high[0] - low) / root->stride + 1;
-    if (channels != 1 || root->kind == BB_ROOT_AVERAGE || n > 1 << BB_MAX_INDEX_BITS)
+    const channel_steps *s = &all[0];
+    int64_t low = s->steps[0].last, n = (s->steps[s->n - 1].first - low) / root->stride + 1;
+    if (channels != 1 || root->kind == BB_ROOT_AVERAGE || n < 2 || n > 1 << BB_MAX_INDEX_BITS)
         return false;
     uint32_t bits = 1;
     while ((INT64_C(1) << bits) < n)
@@ -263,16 +265,16 @@ static bool build_indexed(bb_lowbit *l, const bb_root *root, const channel_steps
     uint16_t *table = bb_arena_array(l->model->arena, (size_t)1 << bits, sizeof(*table));
     for (int64_t i = 0; i < n && each; i++)
         each[i] = (step){low + i * root->stride, low + i * root->stride, i};
-    channel_steps index = {each, (size_t)n, (INT64_C(1) << bits) - 1, all[0].max_z};
+    channel_steps index = {each, (size_t)n, (INT64_C(1) << bits) - 1, s->max_z};
     bool ok = each && table && build_linear(l, root, &index, 1, r);
     bb_free(each);
     if (!ok)
         return false;
-    for (size_t i = 0, s = 0; i < (size_t)1 << bits; i++) {
+    for (size_t i = 0, at = 0; i < (size_t)1 << bits; i++) {
         int64_t z = low + (int64_t)i * root->stride;
-        while (s + 1 < all[0].n && z > all[0].steps[s].last)
-            s++;
-        table[i] = (uint16_t)all[0].steps[s].code;
+        while (at + 1 < s->n && z > s->steps[at].last)
+            at++;
+        table[i] = (uint16_t)s->steps[at].code;
     }
     r->kind = BB_REQUANT_INDEXED;
     r->index_bits = bits;
