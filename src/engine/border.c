@@ -40,16 +40,12 @@ static bb_tap_range taps_at(const bb_conv_desc *d, int axis, int32_t out) {
                          d->kernel[axis], axis == 0 ? d->in_height : d->in_width);
 }
 
-static size_t find_class(const axis_classes *axis, bb_tap_range range) {
-    size_t i = 0;
-    while (i < axis->n &&
-           (axis->range[i].first != range.first || axis->range[i].last != range.last))
-        i++;
-    return i;
+static bool same_range(bb_tap_range a, bb_tap_range b) {
+    return a.first == b.first && a.last == b.last;
 }
 
-/* Ranges of the positions in order never come back once left, so comparing with all classes costs
- * little: there are at most 2*kernel + 1 of them. */
+/* Both ends of the range fall as the position grows: a range never comes back once left, so only
+ * the class before has to be compared. */
 static bb_status find_classes(bb_engine *engine, const bb_conv_desc *d, int axis, bool merge,
                               axis_classes *result, bb_error *err) {
     const int32_t size = axis == 0 ? d->out_height : d->out_width;
@@ -60,12 +56,12 @@ static bb_status find_classes(bb_engine *engine, const bb_conv_desc *d, int axis
         return bb_fail_memory(err, "border classes");
     for (int32_t i = 0; i < size; i++) {
         const bb_tap_range range = merge ? (bb_tap_range){0, d->kernel[axis]} : taps_at(d, axis, i);
-        const size_t class = find_class(result, range);
-        if (class == result->n && class > UINT16_MAX)
-            return bb_fail(err, BB_STATUS_LIMIT, "more than 65536 border classes");
-        if (class == result->n)
+        if (result->n == 0 || !same_range(result->range[result->n - 1], range)) {
+            if (result->n > UINT16_MAX)
+                return bb_fail(err, BB_STATUS_LIMIT, "more than 65536 border classes");
             result->range[result->n++] = range;
-        result->of[i] = (uint16_t) class;
+        }
+        result->of[i] = (uint16_t)(result->n - 1);
     }
     return BB_STATUS_OK;
 }
@@ -82,62 +78,86 @@ static bb_status find_runs(bb_engine *engine, const axis_classes *columns, int32
 }
 
 /* W_t of one output channel, modulo 2^32. */
-static void tap_sums(const bb_conv_desc *d, const int16_t *weights, uint32_t *sums) {
-    const int32_t taps = d->kernel[0] * d->kernel[1], depth = d->in_channels / d->groups;
-    for (int32_t t = 0; t < taps; t++) {
-        uint32_t sum = 0;
-        for (int32_t i = 0; i < depth; i++)
-            sum += (uint32_t)(int32_t)weights[(size_t)t * (size_t)depth + (size_t)i];
-        sums[t] = sum;
-    }
+static uint32_t tap_sum(const int16_t *weights, int32_t depth) {
+    uint32_t sum = 0;
+    for (int32_t i = 0; i < depth; i++)
+        sum += (uint32_t)(int32_t)weights[i];
+    return sum;
 }
 
-static uint32_t class_sum(const bb_border_input *in, const uint32_t *sums, int32_t c,
-                          bb_tap_range rows, bb_tap_range columns, bool merged) {
+/*
+ * border = sum over valid t of (e_t - (zero - 2q)*W_t) - 2q * sum over all t of W_t. The first sum
+ * goes over a rectangle of taps, so it is four corners of running sums, whatever the window's size.
+ */
+typedef struct channel_sums {
+    uint32_t *corner; /**< [kh + 1][kw + 1]: sum over the taps above and to the left */
+    uint32_t constant;
+} channel_sums;
+
+static void sum_channel(const bb_border_input *in, int32_t c, channel_sums *sums) {
     const bb_conv_desc *d = in->desc;
-    uint32_t total = 0;
+    const int32_t depth = d->in_channels / d->groups, kw = d->kernel[1];
+    const int16_t *weights =
+        in->weights + (size_t)c * (size_t)d->kernel[0] * (size_t)kw * (size_t)depth;
+    const uint32_t factor = (uint32_t)in->zero - 2 * d->pad_code;
+    uint32_t all = 0;
     for (int32_t y = 0; y < d->kernel[0]; y++) {
-        for (int32_t x = 0; x < d->kernel[1]; x++) {
-            const int32_t t = y * d->kernel[1] + x;
-            const bool valid = merged || (y >= rows.first && y < rows.last && x >= columns.first &&
-                                          x < columns.last);
-            if (!valid) {
-                total -= 2 * d->pad_code * sums[t];
-                continue;
-            }
-            total -= (uint32_t)in->zero * sums[t];
+        uint32_t *above = sums->corner + (size_t)y * (size_t)(kw + 1), *here = above + kw + 1;
+        uint32_t row = 0;
+        for (int32_t x = 0; x < kw; x++, weights += depth) {
+            const size_t t = (size_t)y * (size_t)kw + (size_t)x;
+            const uint32_t w = tap_sum(weights, depth);
+            all += w;
+            row -= factor * w;
             if (in->tap_add)
-                total += (uint32_t)in->tap_add[(size_t)t * (size_t)d->out_channels + (size_t)c];
+                row += (uint32_t)in->tap_add[t * (size_t)d->out_channels + (size_t)c];
+            here[x + 1] = above[x + 1] + row;
         }
     }
-    return total;
+    sums->constant = 0u - 2 * d->pad_code * all;
+}
+
+static uint32_t class_sum(const channel_sums *sums, int32_t kw, bb_tap_range rows,
+                          bb_tap_range columns) {
+    const uint32_t *top = sums->corner + (size_t)rows.first * (size_t)(kw + 1),
+                   *bottom = sums->corner + (size_t)rows.last * (size_t)(kw + 1);
+    return bottom[columns.last] - bottom[columns.first] - top[columns.last] + top[columns.first] +
+           sums->constant;
+}
+
+/* Entries of border vectors; a gigabyte of them is no sensible network. */
+enum { MAX_ENTRIES = 1 << 28 };
+
+static bb_status allocate_vectors(bb_engine *engine, size_t classes, bb_border *border,
+                                  int32_t **vectors, bb_error *err) {
+    size_t n;
+    if (!bb_size_mul(classes, border->padded, &n) || n > MAX_ENTRIES)
+        return bb_fail(err, BB_STATUS_LIMIT, "its padding makes %zu classes of border pixels",
+                       classes);
+    *vectors = bb_engine_array(engine, n, sizeof(**vectors));
+    border->vectors = *vectors;
+    return *vectors ? BB_STATUS_OK : bb_fail_memory(err, "border vectors");
 }
 
 static bb_status fill_vectors(bb_engine *engine, const bb_border_input *in,
-                              const axis_classes *rows, const axis_classes *columns, bool merged,
+                              const axis_classes *rows, const axis_classes *columns,
                               bb_border *border, bb_error *err) {
     const bb_conv_desc *d = in->desc;
-    const size_t taps = (size_t)d->kernel[0] * (size_t)d->kernel[1];
-    const size_t row_length = taps * (size_t)(d->in_channels / d->groups);
-    size_t n;
+    const size_t corners = (size_t)(d->kernel[0] + 1) * (size_t)(d->kernel[1] + 1);
+    int32_t *vectors;
     border->padded = bb_padded_channels((size_t)d->out_channels);
-    int32_t *vectors = NULL;
-    if (bb_size_mul(rows->n * columns->n, border->padded, &n))
-        vectors = bb_engine_array(engine, n, sizeof(*vectors));
-    uint32_t *sums = bb_alloc_array(taps, sizeof(*sums));
-    if (!vectors || !sums) {
-        bb_free(sums);
+    BB_TRY(allocate_vectors(engine, rows->n * columns->n, border, &vectors, err));
+    channel_sums sums = {.corner = bb_calloc_array(corners, sizeof(*sums.corner))};
+    if (!sums.corner)
         return bb_fail_memory(err, "border vectors");
-    }
     for (int32_t c = 0; c < d->out_channels; c++) {
-        tap_sums(d, in->weights + (size_t)c * row_length, sums);
         int32_t *at = vectors + c;
+        sum_channel(in, c, &sums);
         for (size_t r = 0; r < rows->n; r++)
             for (size_t k = 0; k < columns->n; k++, at += border->padded)
-                *at = (int32_t)class_sum(in, sums, c, rows->range[r], columns->range[k], merged);
+                *at = (int32_t)class_sum(&sums, d->kernel[1], rows->range[r], columns->range[k]);
     }
-    bb_free(sums);
-    border->vectors = vectors;
+    bb_free(sums.corner);
     return BB_STATUS_OK;
 }
 
@@ -152,7 +172,7 @@ bb_status bb_border_build(bb_engine *engine, const bb_border_input *in, bb_borde
     border->n_column_classes = columns.n;
     border->row_class = rows.of;
     border->column_class = columns.of;
-    return fill_vectors(engine, in, &rows, &columns, merged, border, err);
+    return fill_vectors(engine, in, &rows, &columns, border, err);
 }
 
 /* |P| <= sum |a - a0| |b+o| + sum |e| over all taps. */
