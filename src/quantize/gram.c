@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "quantize/gram.h"
 #include <cblas.h>
+#include <math.h>
 #include <string.h>
 
 /* Side of the square tiles of xx that are one task each; yx is cut the same way. The cut, and so
@@ -19,11 +20,12 @@ bb_status bb_gram_create(bb_gram *gram, size_t groups, size_t d, size_t rows, bo
         return bb_fail(err, BB_STATUS_LIMIT, "layer too large to quantize");
     gram->x_mean = bb_calloc_array(inputs, sizeof(double));
     gram->y_mean = bb_calloc_array(outputs, sizeof(double));
+    gram->y_var = bb_calloc_array(outputs, sizeof(double));
     if (second) {
         gram->xx = bb_calloc_array(squares, sizeof(float));
         gram->yx = bb_calloc_array(crosses, sizeof(float));
     }
-    if (gram->x_mean && gram->y_mean && (!second || (gram->xx && gram->yx)))
+    if (gram->x_mean && gram->y_mean && gram->y_var && (!second || (gram->xx && gram->yx)))
         return BB_STATUS_OK;
     bb_gram_free(gram);
     return bb_fail_memory(err, "second moments of a layer");
@@ -34,6 +36,7 @@ void bb_gram_free(bb_gram *gram) {
     bb_free(gram->yx);
     bb_free(gram->x_mean);
     bb_free(gram->y_mean);
+    bb_free(gram->y_var);
     memset(gram, 0, sizeof *gram);
 }
 
@@ -65,11 +68,15 @@ static void add_product(float *sum, size_t ld_sum, const float *a, size_t lda, s
 
 static void add_means(bb_gram *gram, const float *x, const float *y, size_t n, size_t group) {
     double *xm = gram->x_mean + group * gram->d, *ym = gram->y_mean + group * gram->rows;
+    double *yv = gram->y_var + group * gram->rows;
     for (size_t s = 0; s < n; s++) {
         for (size_t i = 0; i < gram->d; i++)
             xm[i] += x[s * gram->d + i];
-        for (size_t r = 0; r < gram->rows; r++)
-            ym[r] += y[s * gram->groups * gram->rows + r];
+        for (size_t r = 0; r < gram->rows; r++) {
+            double v = y[s * gram->groups * gram->rows + r];
+            ym[r] += v;
+            yv[r] += v * v;
+        }
     }
 }
 
@@ -108,8 +115,11 @@ static void finish_task(void *user, size_t g, size_t worker) {
     (void)worker;
     for (size_t i = 0; i < d; i++)
         xm[i] *= per_n;
-    for (size_t r = 0; r < gram->rows; r++)
+    double *yv = gram->y_var + g * gram->rows;
+    for (size_t r = 0; r < gram->rows; r++) {
         ym[r] *= per_n;
+        yv[r] = yv[r] * per_n - ym[r] * ym[r];
+    }
     if (!gram->xx)
         return;
     float *xx = gram->xx + g * d * d, *yx = gram->yx + g * gram->rows * d;
@@ -126,4 +136,15 @@ static void finish_task(void *user, size_t g, size_t worker) {
 
 void bb_gram_finish(bb_gram *gram, bb_pool *pool) {
     bb_pool_run(pool, gram->groups, finish_task, gram);
+}
+
+double bb_gram_spread(const bb_gram *gram, size_t output, const uint8_t *codes, uint32_t bits,
+                      uint32_t shift, double scale) {
+    const float *yx = gram->yx + output * gram->d;
+    double covariance = 0.0;
+    for (size_t i = 0; i < gram->d; i++)
+        covariance += (2 * (codes[i] >> shift) - ((1 << bits) - 1)) * (double)yx[i];
+    /* At the least squares scale var(scale*b.x) = scale*cov(b.x, y), and xx is not needed. */
+    double explained = scale * covariance, variance = gram->y_var[output];
+    return variance > explained && variance < 16.0 * explained ? sqrt(variance / explained) : 1.0;
 }

@@ -16,6 +16,7 @@ typedef struct bb_gram {
     float *yx;              /**< [groups][rows][d]; NULL with xx */
     double *x_mean;         /**< [groups][d] */
     double *y_mean;         /**< [groups][rows] */
+    double *y_var;          /**< [groups][rows] */
 } bb_gram;
 
 /** OpenBLAS on OpenMP keeps its thread count per calling thread: every task that calls it says one,
@@ -30,5 +31,12 @@ void bb_gram_free(bb_gram *gram);
 void bb_gram_add(bb_gram *gram, const float *x, const float *y, size_t n, bb_pool *pool);
 /** Turns sums into xx = cov(x), yx = cov(y, x) and means. */
 void bb_gram_finish(bb_gram *gram, bb_pool *pool);
+/**
+ * sqrt(var(y) / var(scale*b.x)) of one output, b = 2*(codes >> shift) - (2^bits - 1). Least squares
+ * predicts the part of y it can and so varies less than y, the more so the fewer bits there are;
+ * this factor on its scale gives the sums y's variance. 1 where that would be no estimate any more.
+ */
+double bb_gram_spread(const bb_gram *gram, size_t output, const uint8_t *codes, uint32_t bits,
+                      uint32_t shift, double scale);
 
 #endif

@@ -11,6 +11,8 @@ static const float RIDGE = 0.01f;
 enum { CHUNK_ROWS = 4096 };
 /* Beyond this depth the second moments (4*d^2 bytes) cost too much: weights are rounded alone. */
 enum { MAX_SOLVED_DEPTH = 6144 };
+/* Up to so many activation bits the spread of the sums counts more than their error. */
+enum { SPREAD_MATCHED_BITS = 2 };
 
 typedef struct layer {
     bb_quantizer *q;
@@ -176,7 +178,17 @@ static uint32_t most_bits(const layer *l) {
     return most;
 }
 
-/** Matches the mean of every output channel; writes the profile's scales and biases. */
+/** Very few activation codes need the right spread more than the least error. Not before a residual
+ *  add, where y also makes up for the shortcut's error. */
+static double spread(const layer *l, size_t p, size_t r) {
+    bb_bits bits = bb_quantize_bits(l->q, l->block, p);
+    if (!l->second || bits.activation > SPREAD_MATCHED_BITS || l->b->n_in > 1)
+        return 1.0;
+    return bb_gram_spread(&l->grams[p], r, l->codes + r * l->d, bits.weight,
+                          most_bits(l) - bits.weight, l->scale[p][r]);
+}
+
+/** Matches mean and spread of every output channel; writes the profile's scales and biases. */
 static bb_status finish_profile(layer *l, size_t p, bb_error *err) {
     bb_block_quant *out = &l->q->profiles[p].blocks[l->block];
     const bb_gram *gram = &l->grams[p];
@@ -186,6 +198,7 @@ static bb_status finish_profile(layer *l, size_t p, bb_error *err) {
         return bb_fail_memory(err, "biases");
     for (size_t r = 0; r < l->shape.rows; r++) {
         double sum = 0.0;
+        l->scale[p][r] *= (float)spread(l, p, r);
         const double *mean = gram->x_mean + r / l->group_rows * l->d;
         for (size_t i = 0; i < l->d; i++)
             sum += (2 * (l->codes[r * l->d + i] >> shift) - ((1 << bits) - 1)) * mean[i];

@@ -301,6 +301,35 @@ static void test_nested_profiles_stay_near_their_own_optimum(void **state) {
     free_layer(&l);
 }
 
+static void test_spread_gives_the_variance_of_the_target(void **state) {
+    static uint8_t codes[MAX_ROWS * MAX_D];
+    static float scale[1][MAX_ROWS];
+    layer l;
+    make_layer(&l, 1, 3, 24, 17);
+    run_solver(&l, (const uint32_t[]){1}, 1, 4, 1, codes, scale);
+    bb_pool *pool;
+    assert_int_equal(bb_pool_create(1, &pool, NULL), BB_STATUS_OK);
+    fill_gram(&l, pool);
+    for (size_t r = 0; r < 3; r++) {
+        double factor = bb_gram_spread(&l.gram, r, codes + r * 24, 1, 0, scale[0][r]);
+        double sum = 0, squares = 0, wanted = 0, mean = 0;
+        for (size_t s = 0; s < SAMPLES; s++) {
+            double v = 0, y = l.y[s * 3 + r];
+            for (size_t i = 0; i < 24; i++)
+                v += factor * (double)scale[0][r] * (2 * codes[r * 24 + i] - 1) * l.x[s * 24 + i];
+            sum += v / SAMPLES;
+            squares += v * v / SAMPLES;
+            mean += y / SAMPLES;
+            wanted += y * y / SAMPLES;
+        }
+        assert_true(factor > 1.005);
+        assert_true(fabs((squares - sum * sum) / (wanted - mean * mean) - 1) < 0.01);
+    }
+    bb_gram_free(&l.gram);
+    bb_pool_destroy(pool);
+    free_layer(&l);
+}
+
 static void test_solver_does_not_depend_on_threads(void **state) {
     layer l;
     const uint32_t bits[] = {3, 2};
@@ -359,6 +388,7 @@ int main(void) {
         cmocka_unit_test(test_sweeps_never_increase_the_error),
         cmocka_unit_test(test_small_layers_come_close_to_the_optimum),
         cmocka_unit_test(test_nested_profiles_stay_near_their_own_optimum),
+        cmocka_unit_test(test_spread_gives_the_variance_of_the_target),
         cmocka_unit_test(test_solver_does_not_depend_on_threads),
         cmocka_unit_test(test_groups_are_solved_apart),
         cmocka_unit_test(test_weights_alone_are_rounded_to_nearest),
