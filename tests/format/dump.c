@@ -158,21 +158,39 @@ static void print_model(const bb_model *m) {
     print_labels(m->labels);
 }
 
+/* The sample model, or its second profile alone. */
+static bb_status write_sample(const char *path, bool truncated, bb_error *err) {
+    bb_model *m = sample_model(), *small = NULL;
+    bb_status status = truncated ? bb_model_truncate(m, 1, &small, err) : BB_STATUS_OK;
+    if (status == BB_STATUS_OK)
+        status = bb_model_save(truncated ? small : m, path, err);
+    bb_model_destroy(small);
+    bb_model_destroy(m);
+    return status;
+}
+
+static bb_status dump(const char *path, bb_error *err) {
+    bb_model *m = NULL;
+    bb_status status = bb_model_load(path, &m, err);
+    if (status == BB_STATUS_OK)
+        print_model(m);
+    bb_model_destroy(m);
+    return status;
+}
+
 int main(int argc, char **argv) {
     bb_error err = {0};
-    bb_model *m = NULL;
-    if (argc == 3 && strcmp(argv[1], "--sample") == 0) {
-        m = sample_model();
-        if (bb_model_save(m, argv[2], &err) != BB_STATUS_OK)
-            fprintf(stderr, "%s\n", err.message);
-        bb_model_destroy(m);
-        return err.status != BB_STATUS_OK;
-    }
-    if (argc != 2 || bb_model_load(argv[1], &m, &err) != BB_STATUS_OK) {
-        fprintf(stderr, "%s\n", argc == 2 ? err.message : "usage: dump FILE | --sample FILE");
-        return 1;
-    }
-    print_model(m);
-    bb_model_destroy(m);
-    return 0;
+    bb_status status;
+    if (argc == 3 && strcmp(argv[1], "--sample") == 0)
+        status = write_sample(argv[2], false, &err);
+    else if (argc == 3 && strcmp(argv[1], "--truncated") == 0)
+        status = write_sample(argv[2], true, &err);
+    else if (argc == 2)
+        status = dump(argv[1], &err);
+    else
+        status = bb_fail(&err, BB_STATUS_INVALID_ARGUMENT,
+                         "usage: bbm_dump FILE | --sample FILE | --truncated FILE");
+    if (status != BB_STATUS_OK)
+        fprintf(stderr, "%s\n", err.message);
+    return status != BB_STATUS_OK;
 }

@@ -11,3 +11,8 @@ trap 'rm -rf "$dir"' EXIT
 "$python" -B "$interpreter" "$dir/sample.bbm" >"$dir/python.txt"
 cmp "$dir/c.txt" "$dir/python.txt"
 test "$(grep -c ': ' "$dir/c.txt")" -ge 36
+# A truncated file computes what the whole one computes at that profile.
+"$dump" --truncated "$dir/small.bbm"
+"$run" "$dir/small.bbm" >"$dir/small.txt"
+sed -n '/^profile w2a2$/,$p' "$dir/c.txt" | cmp - "$dir/small.txt"
+test "$(wc -c <"$dir/small.bbm")" -lt "$(wc -c <"$dir/sample.bbm")"
