@@ -15,6 +15,7 @@ static bb_status choose_cpu(bb_engine *engine, const char *name, bb_error *err) 
         BB_TRY(bb_cpu_parse(name, &wanted, err));
         engine->cpu &= wanted;
     }
+    engine->cpu = bb_conv_trusted(engine->cpu);
     bb_cpu_describe(engine->cpu, engine->cpu_text, sizeof(engine->cpu_text));
     engine->requant = bb_requant_choose(engine->cpu);
     engine->window = bb_window_choose(engine->cpu);

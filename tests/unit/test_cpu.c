@@ -76,6 +76,26 @@ static void chooser_obeys_flags_and_wish(void **state) {
     assert_int_equal(bb_conv_choose(&desc, avx2, "no such kernel")->cpu & ~avx2, 0);
 }
 
+static void working_kernels_are_trusted(void **state) {
+    const uint32_t cpu = bb_cpu_detect();
+
+    (void)state;
+    assert_int_equal(bb_conv_trusted(cpu), cpu);
+    assert_int_equal(bb_conv_trusted(0), 0);
+}
+
+static void new_sets_are_dropped_when_unchecked(void **state) {
+    uint32_t avx2;
+
+    (void)state;
+    if (!(bb_cpu_detect() & BB_CPU_AVX512))
+        skip();
+    assert_int_equal(bb_cpu_parse("avx2", &avx2, NULL), BB_STATUS_OK);
+    bb_alloc_fail_after(0); /* the check cannot run */
+    assert_int_equal(bb_conv_trusted(bb_cpu_detect()), avx2);
+    bb_alloc_fail_after(-1);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(levels_contain_lower_ones),
@@ -83,6 +103,8 @@ int main(void) {
         cmocka_unit_test(environment_limits_flags),
         cmocka_unit_test(description_fits_its_buffer),
         cmocka_unit_test(chooser_obeys_flags_and_wish),
+        cmocka_unit_test(working_kernels_are_trusted),
+        cmocka_unit_test(new_sets_are_dropped_when_unchecked),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * @file selfcheck.c
+ * Kernels for instruction sets that few test machines have prove themselves before an engine uses
+ * them: small layers, compared with the reference bit for bit.
+ */
+#include "kernels/registry.h"
+
+#include <string.h>
+
+enum {
+    NEW_SETS = BB_CPU_AVX_VNNI | BB_CPU_AVX512 | BB_CPU_AVX512_VNNI | BB_CPU_AVX512_POPCNT |
+               BB_CPU_AVX512_VBMI,
+    SIZE = 4, /**< of the image, with padding 1 and a 3x3 window */
+    MARGIN = 64,
+    IN_CHANNELS = 37,
+    OUT_CHANNELS = 70,
+    WEIGHTS = OUT_CHANNELS * 9 * IN_CHANNELS,
+    CODES = SIZE * SIZE * IN_CHANNELS,
+    SUMS = SIZE * SIZE * OUT_CHANNELS
+};
+
+typedef struct trial {
+    bb_conv_desc desc;
+    uint8_t codes[MARGIN + CODES + MARGIN];
+    int16_t weights[WEIGHTS];
+    int32_t want[SUMS], got[SUMS];
+    int32_t *out;
+} trial;
+
+static void collect(void *user, int32_t y, int32_t x, int32_t n_pixels, int32_t c0,
+                    int32_t n_channels, const int32_t *acc, size_t stride) {
+    trial *t = user;
+
+    for (int32_t p = 0; p < n_pixels; p++)
+        memcpy(t->out + (size_t)(y * SIZE + x + p) * OUT_CHANNELS + c0, acc + (size_t)p * stride,
+               (size_t)n_channels * sizeof(*acc));
+}
+
+static void fill(trial *t, uint32_t m, uint32_t k) {
+    bb_rng rng;
+
+    t->desc = (bb_conv_desc){.in_height = SIZE,
+                             .in_width = SIZE,
+                             .in_channels = IN_CHANNELS,
+                             .out_height = SIZE,
+                             .out_width = SIZE,
+                             .out_channels = OUT_CHANNELS,
+                             .kernel = {3, 3},
+                             .stride = {1, 1},
+                             .dilation = {1, 1},
+                             .pad_begin = {1, 1},
+                             .groups = 1,
+                             .activation_bits = m,
+                             .weight_bits = k,
+                             .pad_code = 1,
+                             .native = true,
+                             .max_weight = (1 << k) - 1};
+    bb_rng_seed(&rng, m * 8 + k);
+    for (size_t i = 0; i < sizeof(t->codes); i++)
+        t->codes[i] = (uint8_t)bb_rng_below(&rng, 1u << m);
+    for (size_t i = 0; i < WEIGHTS; i++)
+        t->weights[i] = (int16_t)(2 * (int32_t)bb_rng_below(&rng, 1u << k) - ((1 << k) - 1));
+}
+
+static bool run(trial *t, const bb_conv_kernel *kernel, int32_t *out) {
+    void *packed = bb_alloc_aligned(kernel->packed_size(&t->desc));
+    void *scratch = bb_alloc_aligned(kernel->scratch_size(&t->desc));
+    const bool ok = packed && scratch;
+
+    t->out = out;
+    memset(out, 0, sizeof(t->want));
+    if (ok) {
+        kernel->pack(&t->desc, t->weights, packed);
+        kernel->run(&t->desc, packed, t->codes + MARGIN, 0, SIZE, scratch, collect, t);
+    }
+    bb_free_aligned(packed);
+    bb_free_aligned(scratch);
+    return ok;
+}
+
+/** Every new kernel this processor has, at one pair of bits. */
+static bool agree(trial *t, uint32_t cpu, uint32_t m, uint32_t k) {
+    bool have_reference = false;
+    size_t n;
+    const bb_conv_kernel *const *kernels = bb_conv_kernels(&n);
+
+    fill(t, m, k);
+    for (size_t i = 0; i < n; i++) {
+        if ((kernels[i]->cpu & ~cpu) || !(kernels[i]->cpu & NEW_SETS) ||
+            !kernels[i]->supports(&t->desc))
+            continue;
+        if (!have_reference && !run(t, &bb_conv_ref, t->want))
+            return false;
+        have_reference = true;
+        if (!run(t, kernels[i], t->got) || memcmp(t->want, t->got, sizeof(t->want)) != 0)
+            return false;
+    }
+    return true;
+}
+
+uint32_t bb_conv_trusted(uint32_t cpu) {
+    static const struct {
+        uint32_t m, k;
+    } pairs[] = {{1, 1}, {2, 1}, {4, 1}, {4, 2}, {7, 2}, {8, 8}};
+    trial *t;
+    bool ok;
+
+    if (!(cpu & NEW_SETS))
+        return cpu;
+    t = bb_alloc(sizeof(*t));
+    ok = t != NULL;
+    for (size_t i = 0; ok && i < BB_COUNT(pairs); i++)
+        ok = agree(t, cpu, pairs[i].m, pairs[i].k);
+    bb_free(t);
+    return ok ? cpu : cpu & ~(uint32_t)NEW_SETS;
+}
