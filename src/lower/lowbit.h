@@ -82,6 +82,8 @@ bb_status bb_lb_fail(const bb_lowbit *l, const bb_node *node, const char *why);
 /* lowbit_graph.c: QLinear and integer operators written as DequantizeLinear, Conv, QuantizeLinear;
  * constants. */
 bb_status bb_lb_canonicalise(bb_graph *graph, bb_error *err);
+/* lowbit_pool.c */
+bb_status bb_lb_move_pools(bb_graph *graph, bb_error *err);
 /** The constant behind a value, evaluated where it is computed from constants; NULL = none. */
 const bb_array *bb_lb_constant(bb_lowbit *l, int value);
 double bb_lb_element(const bb_array *array, size_t i);

@@ -242,6 +242,25 @@ static bb_graph *build_integer_operators(void) {
     return g;
 }
 
+/* Pooled before the quantizer, as binary networks like it. */
+static bb_graph *build_pool_first(void) {
+    static const float gamma[4] = {1, 0.5f, 2, 4}, beta[4] = {0.25f, 3, 1, -7};
+    static const float mean[4] = {0, 16, 2, -32}, var[4] = {1, 4, 1, 16};
+    int x;
+    bb_graph *g = start(&x);
+    int a = quant(g, "a", x, 0.0625f, 0, 8, 1);
+    int w1 = weights(g, "w1", (int64_t[]){4, 3, 3, 3}, BB_DTYPE_I8, -1, 1, 0, false);
+    int64_t n[1] = {4};
+    int in[5] = {max_pool(g, conv(g, "c1", a, w1, 1, 1)), sg_floats(g, 1, n, gamma),
+                 sg_floats(g, 1, n, beta), sg_floats(g, 1, n, mean), sg_floats(g, 1, n, var)};
+    int bn = sg_node(g, BB_OP_BATCH_NORMALIZATION, "bn", 5, in);
+    bb_node_set_float(g, sg_last(g), "epsilon", 0);
+    int b = quant(g, "b", bn, 1, 0, 3, 1);
+    int w2 = weights(g, "w2", (int64_t[]){2, 4, 1, 1}, BB_DTYPE_I8, -3, 3, 0, false);
+    sg_finish(g, conv(g, "c2", b, w2, 0, 1));
+    return g;
+}
+
 /* ---- comparison ----------------------------------------------------------------------------- */
 
 typedef struct pair {
@@ -352,6 +371,9 @@ static void test_residual(void **state) {
 }
 static void test_falling_channels(void **state) {
     assert_exact(build_falling);
+}
+static void test_pool_before_quantizer(void **state) {
+    assert_exact(build_pool_first);
 }
 static void test_not_monotone(void **state) {
     assert_exact(build_hump);
@@ -478,6 +500,7 @@ int main(void) {
         cmocka_unit_test(test_residual),
         cmocka_unit_test(test_falling_channels),
         cmocka_unit_test(test_not_monotone),
+        cmocka_unit_test(test_pool_before_quantizer),
         cmocka_unit_test(test_average),
         cmocka_unit_test(test_flattened_image),
         cmocka_unit_test(test_joined_channels),
