@@ -3,7 +3,7 @@
 #include <string.h>
 
 /* Larger single tensors are refused: no network of this kind needs them, a hostile file might. */
-#define MAX_TENSOR_BYTES ((size_t)1 << 33)
+#define MAX_TENSOR_BYTES ((size_t)1 << 32)
 
 bb_nn_tensor *bb_nn_input(bb_executor *ex, const bb_node *node, int i) {
     return i < node->n_in && node->in[i] >= 0 ? &ex->tensors[node->in[i]] : NULL;
