@@ -6,8 +6,8 @@
 #include <string.h>
 
 enum { MAX_CHAIN = 16 };
-/* Numbered elements of one chain; larger tensors are left alone. */
-static const size_t MAX_ELEMENTS = (size_t)1 << 22;
+/* Elements of the largest tensor of a chain; larger ones are left alone. */
+static const size_t MAX_ELEMENTS = (size_t)1 << 21;
 
 static bool moves_elements(const bb_graph *graph, const bb_node *node) {
     switch (node->op) {
@@ -39,6 +39,26 @@ static bool is_image(const bb_value *v) {
     return v->rank == 4 && v->dims[1] > 0 && v->dims[2] > 0 && v->dims[3] > 0;
 }
 
+static bool small_enough(const bb_value *value, int64_t batch) {
+    size_t n = 1;
+    for (int i = 0; i < value->rank; i++) {
+        size_t dim = (size_t)(value->dims[i] < 0 ? batch : value->dims[i]);
+        if (!bb_size_mul(n, dim, &n) || n > MAX_ELEMENTS)
+            return false;
+    }
+    return value->rank >= 0;
+}
+
+static bool chain_is_small(const bb_graph *graph, const chain *c, int64_t batch) {
+    bool small = small_enough(&graph->values[c->source], batch);
+    for (int i = 0; i < c->n && small; i++)
+        for (int k = 0; k < graph->nodes[c->nodes[i]].n_out; k++) {
+            int out = graph->nodes[c->nodes[i]].out[k];
+            small = small && out >= 0 && small_enough(&graph->values[out], batch);
+        }
+    return small;
+}
+
 /* Runs the chain on `source` with its elements numbered; *result is freed with the arena. */
 static bool run_numbered(const bb_graph *graph, const chain *c, int64_t batch, bb_arena *arena,
                          bb_array *result) {
@@ -46,7 +66,7 @@ static bool run_numbered(const bb_graph *graph, const chain *c, int64_t batch, b
     bb_array x = {
         BB_DTYPE_I64, 4, {batch, source->dims[1], source->dims[2], source->dims[3]}, NULL};
     size_t n;
-    if (!bb_dims_product(x.dims, 4, &n) || n > MAX_ELEMENTS)
+    if (!chain_is_small(graph, c, batch) || !bb_dims_product(x.dims, 4, &n))
         return false;
     int64_t *numbers = bb_arena_array(arena, n, sizeof(*numbers));
     for (size_t i = 0; numbers && i < n; i++)
