@@ -15,6 +15,7 @@ static const struct {
     {"eval", cmd_eval, "accuracy on a labelled dataset"},
     {"bench", cmd_bench, "time per image and per layer"},
     {"truncate", cmd_truncate, "keep one profile of a model and the planes it needs"},
+    {"export", cmd_export, "write a model for other tools: QONNX"},
     {"verify", cmd_verify, "engine == reference bit for bit; error per layer against float"},
     {"explain", cmd_explain, "codes, levels, planes and branch scales of numbers"},
 };
