@@ -4,8 +4,8 @@ BUILD ?= build
 PREFIX ?= /usr/local
 MESON_FLAGS ?=
 
-.PHONY: all help deps demo check check-all check-peers check-sanitize check-format bench bench-networks install clean \
-	format
+.PHONY: all help deps demo check check-all check-peers check-sanitize check-format \
+	bench bench-networks install clean format
 all: $(BUILD)/build.ninja ## build the libraries and the command
 	ninja -C $(BUILD)
 
@@ -25,7 +25,10 @@ check: all ## build and run all tests
 	scripts/check.sh $(BUILD)
 
 check-all: all ## the whole sweeps instead of their seeded samples (long)
-	scripts/check.sh $(BUILD) --suite sweep --setup sweep
+	$(BUILD)/tests/kernel/kcheck --shapes 400
+	$(BUILD)/tests/conformance/conformance --all
+	$(BUILD)/tests/conformance/engine_conformance --all
+	$(BUILD)/tests/conformance/lowbit_conformance --all
 
 check-peers: all ## compare with ONNX Runtime (needs PyPI)
 	scripts/check-peers.sh $(BUILD)
