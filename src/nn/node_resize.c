@@ -173,29 +173,30 @@ static bb_status read_sizes(bb_executor *ex, const bb_node *node, resize_state *
 /* ---- tables
  * ------------------------------------------------------------------------------------------ */
 
-/* Coordinate in the input of output position x. */
-static double source(const resize_state *s, const axis_plan *axis, int64_t position) {
-    double x = (double)position, in = (double)axis->in, out = (double)axis->out;
+/* Coordinate in the input of an output position. In float and in this order, as ONNX Runtime does
+ * it: where a coordinate falls on a tie or on the border, the last bit decides. */
+static float source(const resize_state *s, const axis_plan *axis, int64_t position) {
+    float x = (float)position, in = (float)axis->in, out = (float)axis->out;
+    float scale = (float)axis->scale;
+    float begin = (float)axis->roi_begin, end = (float)axis->roi_end;
     switch (s->transformation) {
     case PYTORCH_HALF_PIXEL:
-        return axis->out > 1 ? (x + 0.5) / axis->scale - 0.5 : 0.0;
+        return axis->out > 1 ? (x + 0.5f) / scale - 0.5f : 0.0f;
     case ALIGN_CORNERS:
-        return axis->out > 1 ? x * (in - 1.0) / (out - 1.0) : 0.0;
+        return axis->out > 1 ? x * (in - 1.0f) / (out - 1.0f) : 0.0f;
     case ASYMMETRIC:
-        return x / axis->scale;
+        return x / scale;
     case TF_HALF_PIXEL_FOR_NN:
-        return (x + 0.5) / axis->scale;
+        return (x + 0.5f) / scale;
     case TF_CROP_AND_RESIZE:
-        if (axis->out <= 1)
-            return 0.5 * (axis->roi_begin + axis->roi_end) * (in - 1.0);
-        return axis->roi_begin * (in - 1.0) +
-               x * (axis->roi_end - axis->roi_begin) * (in - 1.0) / (out - 1.0);
+        return axis->out > 1 ? begin * (in - 1.0f) + x * (end - begin) * (in - 1.0f) / (out - 1.0f)
+                             : 0.5f * (begin + end) * (in - 1.0f);
     case HALF_PIXEL_SYMMETRIC:
-        return 0.5 * in * (1.0 - out / (axis->scale * in)) + (x + 0.5) / axis->scale - 0.5;
+        return in / 2.0f * (1.0f - out / (scale * in)) + (x + 0.5f) / scale - 0.5f;
     case HALF_PIXEL:
         break;
     }
-    return (x + 0.5) / axis->scale - 0.5;
+    return (x + 0.5f) / scale - 0.5f;
 }
 
 static double nearest(rounding mode, double x) {
@@ -230,7 +231,7 @@ static double kernel(const resize_state *s, double d) {
 static void fill_taps(const resize_state *s, const axis_plan *axis, int64_t out, double stretch) {
     int32_t *index = axis->index + out * axis->taps;
     float *weight = axis->weight + out * axis->taps;
-    double x = source(s, axis, out), sum = 0.0;
+    double x = (double)source(s, axis, out), sum = 0.0;
     int64_t first = s->filter == NEAREST ? (int64_t)nearest(s->rounding, x)
                                          : (int64_t)floor(x) - axis->taps / 2 + 1;
     for (int t = 0; t < axis->taps; t++) {
