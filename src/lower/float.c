@@ -589,9 +589,16 @@ static bb_status emit_all(bb_lowering *l) {
     return BB_STATUS_OK;
 }
 
+/* "folder/net.onnx.gz" -> "net": the same network gives the same file wherever it lies. */
+static char *network_name(bb_arena *arena, const char *path) {
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    const char *end = strstr(name, ".onnx");
+    return bb_arena_strndup(arena, name, end && end > name ? (size_t)(end - name) : strlen(name));
+}
+
 bb_status bb_lower_metadata(const bb_graph *graph, const bb_quantize_options *options,
                             bb_model *model, bb_error *err) {
-    model->name = bb_arena_strdup(model->arena, graph->name ? graph->name : "");
+    model->name = network_name(model->arena, graph->name ? graph->name : "");
     model->float32_bytes = graph->parameter_bytes;
     if (options && options->config_json)
         model->config_json = bb_arena_strdup(model->arena, options->config_json);
