@@ -429,6 +429,7 @@ static void copy_counts(bb_quantizer *q) {
 }
 
 bb_status bb_quantize_assign(bb_quantizer *q, bb_error *err) {
+    q->n_classes = 0;
     BB_TRY(check_options(q, err));
     BB_TRY(plan_blocks(q, err));
     BB_TRY(make_tables(q, err));

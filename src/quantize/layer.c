@@ -6,7 +6,7 @@
 #include <string.h>
 
 enum { SWEEPS_DEFAULT = 4, SWEEPS_BEST = 8 };
-static const float RIDGE = 0.01f;
+static const float RIDGE = 0.1f;
 /* Samples gathered before they go into the second moments. */
 enum { CHUNK_ROWS = 4096 };
 /* Beyond this depth the second moments (4*d^2 bytes) cost too much: weights are rounded alone. */

@@ -113,6 +113,11 @@ static bb_status quantize_blocks(bb_quantizer *q, bb_error *err) {
 }
 
 static bb_status run(bb_quantizer *q, bb_model **model, bb_quantize_report *report, bb_error *err) {
+    bool changed = false;
+    if (q->options->effort != BB_EFFORT_FAST)
+        BB_TRY(bb_quantize_equalize(q, &changed, err));
+    if (changed)
+        BB_TRY(bb_quantize_assign(q, err));
     BB_TRY(bb_quantize_calibrate(q, err));
     BB_TRY(quantize_blocks(q, err));
     BB_TRY(bb_lower_float(q->graph, &q->plan, q->codes, q->profiles, q->n_profiles, q->options,

@@ -82,6 +82,12 @@ size_t bb_quantize_elements(const bb_quantizer *q, int value);
 /** True for the input of raw pixels, whose mean and std go into the first layer. */
 bool bb_quantize_is_pixels(const bb_quantizer *q, int value);
 
+/* ---- equalize.c: the same network with channels of more equal range
+ * ------------------------------ */
+
+/** Rewrites weights of pairs of layers. `changed`: values were added, so assign anew. */
+bb_status bb_quantize_equalize(bb_quantizer *q, bool *changed, bb_error *err);
+
 /* ---- calibrate.c: the float pass
  * ----------------------------------------------------------------- */
 
