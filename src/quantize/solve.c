@@ -39,7 +39,8 @@ typedef struct lane {
     float *target;    /* error-compensated weights */
     float *dq;        /* [ROW_CHUNK][COLUMN_BLOCK] changes of levels */
     float scale[ROW_CHUNK];
-    float weight[ROW_CHUNK]; /* of its error in the joint objective */
+    float residual[ROW_CHUNK]; /* error that the unrounded target leaves */
+    float weight[ROW_CHUNK];   /* of its error in the joint objective */
 } lane;
 
 typedef struct chunk {
@@ -160,7 +161,8 @@ static void prepare_task(void *user, size_t g, size_t worker) {
 /* ---- start: least squares, ranges, nearest codes -----------------------------------------------
  */
 
-/** Fills b with cov(y,x) + lambda*w and target with b * h^-1; without moments target = w. */
+/** Fills b with cov(y,x) + lambda*w, target with b * h^-1 and residual; without moments target = w
+ *  and there is none. */
 static void least_squares(chunk *c, size_t profile, lane *l) {
     const solver *s = c->s;
     const bb_solve_problem *p = s->problem;
@@ -178,9 +180,20 @@ static void least_squares(chunk *c, size_t profile, lane *l) {
                 t[i] = b[i] = yx[order[i]] + lambda * w[order[i]];
         }
     }
-    if (gram)
-        LAPACKE_spotrs_work(LAPACK_COL_MAJOR, 'U', (lapack_int)d, (lapack_int)c->m,
-                            gram->xx + c->group * d * d, (lapack_int)d, l->target, (lapack_int)d);
+    if (!gram)
+        return;
+    LAPACKE_spotrs_work(LAPACK_COL_MAJOR, 'U', (lapack_int)d, (lapack_int)c->m,
+                        gram->xx + c->group * d * d, (lapack_int)d, l->target, (lapack_int)d);
+    for (size_t r = 0; r < c->m; r++) {
+        size_t row = c->group * p->rows + c->row + r;
+        double left = gram->y_var[row];
+        for (size_t i = 0; i < d; i++) {
+            double w = p->weights[row * d + i];
+            left += lambda * w * w - (double)l->target[r * d + i] * l->b[r * d + i];
+        }
+        /* What rounding to float leaves of a difference that should be 0 is noise. */
+        l->residual[r] = (float)fmax(left, 1e-6 * gram->y_var[row]);
+    }
 }
 
 /** Squared error of rounding one row of targets to 2*top+1 reaching levels of this scale. */
@@ -210,7 +223,8 @@ static float largest(const float *x, size_t n) {
 }
 
 /** One range +-R per row for all profiles (scale_p = R / 2^bits_p), so that their cells nest;
- *  every profile's error counts relative to the least it can have. */
+ *  every profile's error counts relative to the least it can have, which few activation bits
+ *  raise as much as few weight bits do. */
 static float search_range(chunk *c, size_t r) {
     float max = largest(c->lanes[c->n_lanes - 1].target + r * c->d, c->d);
     double joint[RANGE_CANDIDATES] = {0};
@@ -224,9 +238,9 @@ static float search_range(chunk *c, size_t r) {
                            : 0.0;
             least = fmin(least, error[i]);
         }
-        l->weight[r] = (float)(1.0 / (least + 1e-30));
+        l->weight[r] = (float)(1.0 / (least + l->residual[r] + 1e-30));
         for (int i = 0; i < RANGE_CANDIDATES; i++)
-            joint[i] += error[i] / (least + 1e-30);
+            joint[i] += error[i] * l->weight[r];
     }
     int best = 0;
     for (int i = 1; i < RANGE_CANDIDATES; i++)

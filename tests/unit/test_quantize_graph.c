@@ -1,0 +1,340 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* bb_quantize on a small network with every kind of layer it treats apart: pixels, a depthwise
+ * layer of unequal channels, a shortcut, a pool, a Gemm on a flattened image. */
+#include "unit.h"
+
+#include "bitbranch/engine.h"
+#include "bitbranch/quantize.h"
+#include "graph/graph.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+    SIDE = 8,
+    PIXELS = 3 * SIDE * SIDE,
+    CLASSES = 5,
+    IMAGES = 40,
+    MANY_IMAGES = 400,
+    WIDTH = 12
+};
+
+static int constant(bb_graph *g, const char *name, int rank, const int64_t *dims, float scale,
+                    bb_rng *rng) {
+    void *data;
+    size_t n;
+    int value = bb_graph_add_constant(g, name, BB_DTYPE_F32, rank, dims, &data);
+    assert_true(bb_dims_product(dims, (size_t)rank, &n));
+    for (size_t i = 0; i < n; i++)
+        ((float *)data)[i] = scale * (float)bb_rng_normal(rng);
+    return value;
+}
+
+static int node(bb_graph *g, const char *name, bb_op op, int n_in, const int *in) {
+    int out = bb_graph_add_value(g, name, BB_DTYPE_F32, -1, NULL);
+    assert_true(bb_graph_add_node(g, name, op, n_in, in, 1, &out) >= 0);
+    return out;
+}
+
+static int conv(bb_graph *g, const char *name, int in, int64_t rows, int64_t depth, int64_t kernel,
+                int64_t groups, bb_rng *rng) {
+    const int64_t dims[4] = {rows, depth, kernel, kernel},
+                  pads[4] = {kernel / 2, kernel / 2, kernel / 2, kernel / 2};
+    float scale = 1.0f / sqrtf((float)(depth * kernel * kernel));
+    int ins[3] = {in, constant(g, "weights", 4, dims, scale, rng),
+                  constant(g, "bias", 1, &rows, 0.1f, rng)};
+    int out = node(g, name, BB_OP_CONV, 3, ins);
+    bb_node *n = &g->nodes[g->n_nodes - 1];
+    assert_true(bb_node_set_ints(g, n, "pads", pads, 4));
+    assert_true(bb_node_set_int(g, n, "group", groups));
+    return out;
+}
+
+/** Gives the channels of the last Conv ranges from 1 down to 1/8. */
+static void spread_channels(bb_graph *g, int64_t rows, int64_t d) {
+    const bb_node *n = &g->nodes[g->n_nodes - 1];
+    float *w = (float *)(uintptr_t)g->values[n->in[1]].data;
+    float *bias = (float *)(uintptr_t)g->values[n->in[2]].data;
+    for (int64_t r = 0; r < rows; r++) {
+        float factor = exp2f(-3.0f * (float)r / (float)(rows - 1));
+        bias[r] *= factor;
+        for (int64_t i = 0; i < d; i++)
+            w[r * d + i] *= factor;
+    }
+}
+
+static bb_graph *small_network(void) {
+    bb_rng rng;
+    bb_rng_seed(&rng, 11);
+    bb_graph *g = bb_graph_create();
+    const int64_t in_dims[4] = {1, 3, SIDE, SIDE}, fc_dims[2] = {CLASSES, WIDTH * 4 * 4};
+    int in = bb_graph_add_value(g, "input", BB_DTYPE_F32, 4, in_dims);
+    int stem = conv(g, "stem", in, WIDTH, 3, 3, 1, &rng);
+    spread_channels(g, WIDTH, 27);
+    int relu = node(g, "stem_relu", BB_OP_RELU, 1, &stem);
+    int depthwise = conv(g, "depthwise", relu, WIDTH, 1, 3, WIDTH, &rng);
+    relu = node(g, "depthwise_relu", BB_OP_RELU, 1, &depthwise);
+    int body = conv(g, "body", relu, WIDTH, WIDTH, 3, 1, &rng);
+    int sum = node(g, "sum", BB_OP_ADD, 2, (int[]){body, relu});
+    relu = node(g, "sum_relu", BB_OP_RELU, 1, &sum);
+    int pool = node(g, "pool", BB_OP_MAX_POOL, 1, &relu);
+    const int64_t two[2] = {2, 2};
+    assert_true(bb_node_set_ints(g, &g->nodes[g->n_nodes - 1], "kernel_shape", two, 2));
+    assert_true(bb_node_set_ints(g, &g->nodes[g->n_nodes - 1], "strides", two, 2));
+    int flat = node(g, "flat", BB_OP_FLATTEN, 1, &pool);
+    int fc[2] = {flat, constant(g, "weights", 2, fc_dims, 0.07f, &rng)};
+    int out = node(g, "fc", BB_OP_GEMM, 2, fc);
+    assert_true(bb_node_set_int(g, &g->nodes[g->n_nodes - 1], "transB", 1));
+    g->inputs = bb_arena_array(g->arena, 1, sizeof(int));
+    g->outputs = bb_arena_array(g->arena, 1, sizeof(int));
+    g->inputs[0] = in;
+    g->outputs[0] = out;
+    g->n_inputs = g->n_outputs = 1;
+    assert_int_equal(bb_graph_link(g, NULL), BB_STATUS_OK);
+    assert_int_equal(bb_graph_infer_shapes(g, NULL, 0, NULL), BB_STATUS_OK);
+    return g;
+}
+
+static void make_pixels(size_t index, uint8_t *pixels) {
+    bb_rng rng;
+    bb_rng_seed(&rng, 1000 + index);
+    for (size_t c = 0; c < 3; c++) {
+        double level = 255.0 * bb_rng_uniform(&rng);
+        for (size_t i = 0; i < SIDE * SIDE; i++) {
+            double p = level + 60.0 * bb_rng_normal(&rng);
+            pixels[c * SIDE * SIDE + i] = (uint8_t)(p < 0.0 ? 0.0 : p > 255.0 ? 255.0 : p);
+        }
+    }
+}
+
+static int calibrate(void *user, size_t index, float *input) {
+    const bb_quantize_options *o = user;
+    uint8_t pixels[PIXELS];
+    make_pixels(index, pixels);
+    for (size_t i = 0; i < PIXELS; i++) {
+        size_t c = i / (SIDE * SIDE);
+        input[i] = ((float)pixels[i] * o->pixel_scale - o->mean[c]) / o->std[c];
+    }
+    return 0;
+}
+
+static void pixel_options(bb_quantize_options *o) {
+    bb_quantize_options_init(o);
+    o->pixels = 1;
+    o->pixel_scale = 1.0f / 255.0f;
+    for (int c = 0; c < 3; c++) {
+        o->mean[c] = 0.4f + 0.05f * (float)c;
+        o->std[c] = 0.2f + 0.03f * (float)c;
+    }
+}
+
+/** Signal to noise of one profile against the float network, on images not calibrated with. */
+static double model_sqnr(const bb_graph *g, const bb_model *model, size_t profile,
+                         bb_quantize_options *o) {
+    const int64_t dims[4] = {1, 3, SIDE, SIDE};
+    bb_engine_options eo;
+    bb_engine *engine;
+    bb_context *context;
+    bb_float_net *net;
+    bb_engine_options_init(&eo);
+    eo.profile = profile;
+    eo.input_dims[1] = eo.input_dims[2] = SIDE;
+    assert_int_equal(bb_engine_create(model, &eo, &engine, NULL), BB_STATUS_OK);
+    assert_int_equal(bb_context_create(engine, &context, NULL), BB_STATUS_OK);
+    assert_int_equal(bb_float_net_create(g, dims, 1, &net, NULL), BB_STATUS_OK);
+    double signal = 0.0, noise = 0.0;
+    for (size_t image = MANY_IMAGES; image < MANY_IMAGES + 20; image++) {
+        float real[PIXELS], raw[PIXELS], out[CLASSES];
+        uint8_t pixels[PIXELS];
+        const float *in = raw, *want;
+        float *to = out;
+        int64_t out_dims[8];
+        int rank;
+        const char *name;
+        calibrate(o, image, real);
+        make_pixels(image, pixels);
+        for (size_t i = 0; i < PIXELS; i++)
+            raw[i] = o->pixels ? (float)pixels[i] : real[i];
+        assert_int_equal(bb_context_run_f32(context, &in, &to, NULL), BB_STATUS_OK);
+        assert_int_equal(bb_float_net_run(net, real, NULL), BB_STATUS_OK);
+        assert_int_equal(bb_float_net_output(net, 0, &name, &want, out_dims, &rank, NULL),
+                         BB_STATUS_OK);
+        for (size_t i = 0; i < CLASSES; i++) {
+            signal += want[i] * want[i];
+            noise += (want[i] - out[i]) * (want[i] - out[i]);
+        }
+    }
+    bb_float_net_destroy(net);
+    bb_context_destroy(context);
+    bb_engine_destroy(engine);
+    return 10.0 * log10(signal / noise);
+}
+
+static void test_models_follow_the_float_network(void **state) {
+    static const bb_bits profiles[] = {{8, 8}, {4, 8}, {4, 4}, {2, 4}};
+    const double least[] = {28.0, 18.0, 10.0, 5.0};
+    bb_graph *g = small_network();
+    bb_quantize_options o;
+    for (int pixels = 0; pixels < 2; pixels++) {
+        for (size_t p = 0; p < BB_COUNT(profiles); p++) {
+            bb_model *model;
+            pixel_options(&o);
+            o.pixels = pixels;
+            o.profiles = &profiles[p];
+            bb_error err;
+            if (bb_quantize(g, &o, calibrate, &o, IMAGES, &model, NULL, &err) != BB_STATUS_OK)
+                fail_msg("%s", err.message);
+            double sqnr = model_sqnr(g, model, 0, &o);
+            if (sqnr < least[p])
+                fail_msg("w%ua%u: %.1f dB", profiles[p].weight, profiles[p].activation, sqnr);
+            bb_model_destroy(model);
+        }
+    }
+    bb_graph_destroy(g);
+}
+
+static void test_effort_pays(void **state) {
+    static const bb_bits w2a8 = {2, 8};
+    bb_graph *g = small_network();
+    double sqnr[2];
+    for (int i = 0; i < 2; i++) {
+        bb_quantize_options o;
+        bb_model *model;
+        pixel_options(&o);
+        o.profiles = &w2a8;
+        o.effort = i ? BB_EFFORT_DEFAULT : BB_EFFORT_FAST;
+        assert_int_equal(bb_quantize(g, &o, calibrate, &o, MANY_IMAGES, &model, NULL, NULL),
+                         BB_STATUS_OK);
+        sqnr[i] = model_sqnr(g, model, 0, &o);
+        bb_model_destroy(model);
+    }
+    assert_true(sqnr[1] > sqnr[0] + 1.0);
+    bb_graph_destroy(g);
+}
+
+static void save(const bb_model *model, char path[32]) {
+    strcpy(path, "/tmp/bb_quantize_XXXXXX");
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    close(fd);
+    assert_int_equal(bb_model_save(model, path, NULL), BB_STATUS_OK);
+}
+
+static void test_threads_give_the_same_file(void **state) {
+    static const bb_bits profiles[] = {{8, 8}, {4, 8}, {3, 3}};
+    bb_graph *g = small_network();
+    bb_file files[2];
+    char path[2][32];
+    for (size_t i = 0; i < 2; i++) {
+        bb_quantize_options o;
+        bb_model *model;
+        pixel_options(&o);
+        o.profiles = profiles;
+        o.n_profiles = 3;
+        o.threads = 1 + 2 * i;
+        assert_int_equal(bb_quantize(g, &o, calibrate, &o, IMAGES, &model, NULL, NULL),
+                         BB_STATUS_OK);
+        assert_true(model_sqnr(g, model, 0, &o) > 25.0);
+        assert_true(model_sqnr(g, model, 1, &o) > 20.0);
+        save(model, path[i]);
+        bb_model_destroy(model);
+        assert_int_equal(bb_file_open(path[i], &files[i], NULL), BB_STATUS_OK);
+    }
+    assert_int_equal(files[0].size, files[1].size);
+    assert_memory_equal(files[0].data, files[1].data, files[0].size);
+    for (size_t i = 0; i < 2; i++) {
+        bb_file_close(&files[i]);
+        remove(path[i]);
+    }
+    bb_graph_destroy(g);
+}
+
+static const bb_quantize_row *find_row(const bb_quantize_report *r, const char *layer) {
+    for (size_t i = 0; i < r->n_rows; i++)
+        if (strcmp(r->rows[i].layer, layer) == 0)
+            return &r->rows[i];
+    fail_msg("no row '%s'", layer);
+    return NULL;
+}
+
+static void test_plan_says_what_every_layer_gets(void **state) {
+    static const bb_bits w4a4 = {4, 4};
+    static const bb_layer_bits overrides[] = {{"b*y", {5, 6}}, {"body", {3, 2}}};
+    bb_graph *g = small_network();
+    bb_quantize_options o;
+    bb_quantize_report report;
+    pixel_options(&o);
+    o.profiles = &w4a4;
+    o.layers = overrides;
+    o.n_layers = 2;
+    assert_int_equal(bb_quantize_plan(g, &o, &report, NULL), BB_STATUS_OK);
+    const bb_quantize_row *stem = find_row(&report, "stem"), *body = find_row(&report, "body");
+    const bb_quantize_row *fc = find_row(&report, "fc");
+    assert_int_equal(stem->bits.weight, 8);
+    assert_int_equal(fc->bits.activation, 8);
+    assert_int_equal(body->bits.weight, 3);
+    assert_int_equal(body->bits.activation, 2);
+    assert_int_equal(find_row(&report, "depthwise")->bits.weight, 4);
+    assert_int_equal(body->macs, WIDTH * WIDTH * 9 * SIDE * SIDE);
+    assert_int_equal(body->parameters, WIDTH * WIDTH * 9);
+    assert_true(isnan(body->sqnr_db));
+    assert_int_equal(report.integer_macs, report.macs);
+    bb_quantize_report_free(&report);
+    o.first_last_float = 1;
+    assert_int_equal(bb_quantize_plan(g, &o, &report, NULL), BB_STATUS_OK);
+    assert_non_null(find_row(&report, "stem")->note);
+    assert_true(report.integer_macs < report.macs);
+    bb_quantize_report_free(&report);
+    bb_graph_destroy(g);
+}
+
+static int cancel_at_five(void *user, const char *stage, size_t done, size_t total) {
+    (void)stage;
+    (void)total;
+    int *calls = user;
+    return done > 0 && ++*calls >= 5;
+}
+
+static void test_wrong_wishes_are_refused(void **state) {
+    static const bb_bits w9a4 = {9, 4};
+    static const bb_layer_bits unknown = {"head*", {4, 4}};
+    bb_graph *g = small_network();
+    bb_quantize_options o;
+    bb_model *model;
+    bb_error err;
+    int calls = 0;
+    pixel_options(&o);
+    assert_int_equal(bb_quantize(g, &o, calibrate, &o, 0, &model, NULL, &err),
+                     BB_STATUS_INVALID_ARGUMENT);
+    o.layers = &unknown;
+    o.n_layers = 1;
+    assert_int_equal(bb_quantize(g, &o, calibrate, &o, 4, &model, NULL, &err), BB_STATUS_NOT_FOUND);
+    assert_non_null(strstr(err.message, "head*"));
+    o.n_layers = 0;
+    o.residual_bits = 7;
+    assert_int_equal(bb_quantize(g, &o, calibrate, &o, 4, &model, NULL, &err),
+                     BB_STATUS_INVALID_ARGUMENT);
+    o.residual_bits = 8;
+    o.profiles = &w9a4;
+    assert_int_equal(bb_quantize(g, &o, calibrate, &o, 4, &model, NULL, &err),
+                     BB_STATUS_INVALID_ARGUMENT);
+    pixel_options(&o);
+    o.progress = cancel_at_five;
+    o.progress_user = &calls;
+    assert_int_equal(bb_quantize(g, &o, calibrate, &o, 4, &model, NULL, &err), BB_STATUS_CANCELLED);
+    assert_null(model);
+    bb_graph_destroy(g);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_models_follow_the_float_network),
+        cmocka_unit_test(test_effort_pays),
+        cmocka_unit_test(test_threads_give_the_same_file),
+        cmocka_unit_test(test_plan_says_what_every_layer_gets),
+        cmocka_unit_test(test_wrong_wishes_are_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
