@@ -12,7 +12,7 @@
 
 /** Sizes above these are refused: sums and products of dims then stay far inside int64. */
 #define BB_MAX_DIM INT32_MAX
-#define BB_MAX_ELEMENTS ((int64_t)1 << 40)
+#define BB_MAX_ELEMENTS ((int64_t)1 << 30)
 
 typedef struct bb_shape {
     const bb_node *node;
