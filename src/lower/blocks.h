@@ -13,6 +13,11 @@ bool bb_activation_of_node(bb_graph *graph, const bb_node *node, bb_activation *
  *  x*Sigmoid(x) and the like, or -1. */
 bool bb_match_activation(bb_graph *graph, int value, bb_activation *act, int nodes[2]);
 
+/** Elements of a view or a computed constant, and nodes of a graph: keeps memory and time of
+ *  hostile files in bounds. */
+enum { BB_MAX_VIEW = 1 << 26, BB_MAX_GRAPH_NODES = 1 << 16 };
+bb_status bb_lower_check_size(const bb_graph *graph, bb_error *err);
+
 /** True for operators that only move elements (Reshape, Transpose, Slice, Gather, ...). */
 bool bb_is_movement(bb_op op);
 /**

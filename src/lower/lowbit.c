@@ -206,6 +206,7 @@ static bool allocate(bb_lowbit *l) {
 
 bb_status bb_lower_quantized(bb_graph *graph, const bb_quantize_options *options, bb_model **model,
                              bb_error *err) {
+    BB_TRY(bb_lower_check_size(graph, err));
     BB_TRY(bb_lb_canonicalise(graph, err));
     BB_TRY(bb_lb_move_pools(graph, err));
     bb_lowbit l = {.graph = graph, .options = options, .err = err};

@@ -71,6 +71,7 @@ typedef struct bb_lowbit {
     bb_view *views;           /**< [n_values] moved elements that are no tensor of their own yet */
     bb_tensor_params *params; /**< [BB_MAX_TENSORS] of the one profile */
     bb_conv_params *convs;    /**< [BB_MAX_NODES] */
+    int depth;                /**< of bb_lb_real_of */
     /** Weights by their bits and by the bits of what they multiply: the profile is named after the
      *  most common ones. */
     uint64_t by_weight_bits[BB_MAX_PLANES + 1], by_activation_bits[BB_MAX_PLANES + 1];

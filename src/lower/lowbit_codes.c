@@ -99,8 +99,8 @@ bb_status bb_lb_node(bb_lowbit *l, const char *name, const char *suffix, bb_node
                      int n_in, const int *in, int n_out, const int *out, bb_model_node **node) {
     static const int none[1] = {0};
     const char *full = bb_arena_printf(l->model->arena, "%s%s", name, suffix);
-    *node = full ? bb_model_add_node(l->model, full, kind, n_in, in, n_out, out ? out : none)
-                 : NULL;
+    *node =
+        full ? bb_model_add_node(l->model, full, kind, n_in, in, n_out, out ? out : none) : NULL;
     return *node ? BB_STATUS_OK
                  : bb_fail(l->err, BB_STATUS_LIMIT, "%s: too many layers", l->graph->name);
 }

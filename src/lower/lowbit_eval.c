@@ -109,6 +109,8 @@ bool bb_lb_elementwise(bb_lowbit *l, const bb_node *node, int *root) {
     }
     if (!is_elementwise(node->op) && !is_table(l, node))
         return false;
+    if (node->op == BB_OP_BATCH_NORMALIZATION && node->n_in != 5)
+        return false;
     int dynamic = -1;
     for (int i = 0; i < node->n_in; i++) {
         int in = node->in[i];
@@ -134,15 +136,19 @@ typedef struct chain {
     size_t n;
 } chain;
 
-static void mark_chain(const bb_lowbit *l, int value, int root_value, bool *marked) {
+static void mark_producer(const bb_lowbit *l, int value, int root_value, bool *marked) {
     int producer = l->graph->values[value].producer;
-    if (value == root_value || producer < 0 || marked[producer])
-        return;
-    marked[producer] = true;
-    const bb_node *node = &l->graph->nodes[producer];
-    for (int i = 0; i < node->n_in; i++)
-        if (node->in[i] >= 0 && l->root_of[node->in[i]] >= 0)
-            mark_chain(l, node->in[i], root_value, marked);
+    if (value != root_value && producer >= 0 && l->root_of[value] >= 0)
+        marked[producer] = true;
+}
+
+/* Nodes are in topological order, so one pass backwards reaches all. */
+static void mark_chain(const bb_lowbit *l, int value, int root_value, bool *marked) {
+    mark_producer(l, value, root_value, marked);
+    for (int i = l->graph->values[value].producer; i >= 0; i--)
+        for (int k = 0; marked[i] && k < l->graph->nodes[i].n_in; k++)
+            if (l->graph->nodes[i].in[k] >= 0)
+                mark_producer(l, l->graph->nodes[i].in[k], root_value, marked);
 }
 
 static bb_status find_chain(bb_lowbit *l, int value, chain *c) {
@@ -161,6 +167,11 @@ static bb_status find_chain(bb_lowbit *l, int value, chain *c) {
 
 /* ---- evaluation ----------------------------------------------------------------------------- */
 
+/* A parameter of channel c: one number for all, or one each. */
+static double parameter(const bb_array *a, size_t c) {
+    return bb_lb_element(a, bb_lb_elements(a) == 1 ? 0 : c);
+}
+
 /* BatchNormalization as ONNX defines it, in float32, operation by operation. */
 static void batch_norm(bb_lowbit *l, const bb_node *node, uint32_t channels, bb_array *x) {
     const bb_array *scale = bb_lb_constant(l, node->in[1]), *bias = bb_lb_constant(l, node->in[2]);
@@ -170,9 +181,9 @@ static void batch_norm(bb_lowbit *l, const bb_node *node, uint32_t channels, bb_
     size_t n = bb_lb_elements(x);
     for (size_t i = 0; i < n; i++) {
         size_t c = i % channels;
-        float centred = data[i] - (float)bb_lb_element(mean, c);
-        float unit = centred / sqrtf((float)bb_lb_element(var, c) + epsilon);
-        data[i] = unit * (float)bb_lb_element(scale, c) + (float)bb_lb_element(bias, c);
+        float centred = data[i] - (float)parameter(mean, c);
+        float unit = centred / sqrtf((float)parameter(var, c) + epsilon);
+        data[i] = unit * (float)parameter(scale, c) + (float)parameter(bias, c);
     }
 }
 
@@ -288,10 +299,6 @@ static int8_t sign_of(double x) {
     return (int8_t)((x > 0) - (x < 0));
 }
 
-static double parameter(const bb_array *a, size_t c) {
-    return bb_lb_element(a, bb_lb_elements(a) == 1 ? 0 : c);
-}
-
 /* Direction of an operator with one dynamic input at position `at`. */
 static int8_t unary_direction(bb_lowbit *l, const bb_node *node, int at, size_t c) {
     const bb_array *other = NULL;
@@ -403,11 +410,11 @@ static bool affine_batch_norm(bb_lowbit *l, const bb_node *node, uint32_t channe
                               double *bias) {
     double epsilon = (double)bb_node_float(node, "epsilon", 1e-5f);
     for (uint32_t c = 0; c < channels; c++) {
-        double gain = bb_lb_element(bb_lb_constant(l, node->in[1]), c) /
-                      sqrt(bb_lb_element(bb_lb_constant(l, node->in[4]), c) + epsilon);
+        double gain = parameter(bb_lb_constant(l, node->in[1]), c) /
+                      sqrt(parameter(bb_lb_constant(l, node->in[4]), c) + epsilon);
         scale[c] *= gain;
-        bias[c] = (bias[c] - bb_lb_element(bb_lb_constant(l, node->in[3]), c)) * gain +
-                  bb_lb_element(bb_lb_constant(l, node->in[2]), c);
+        bias[c] = (bias[c] - parameter(bb_lb_constant(l, node->in[3]), c)) * gain +
+                  parameter(bb_lb_constant(l, node->in[2]), c);
     }
     return true;
 }

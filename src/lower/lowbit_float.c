@@ -4,6 +4,8 @@
 #include <math.h>
 #include <string.h>
 
+enum { MAX_DEPTH = 1000 }; /* of recursion over float operators: bounds the stack */
+
 bb_status bb_lb_float_node(bb_lowbit *l, const bb_node *source, bb_float_op op, int n_in,
                            const int *in, int out, const char *reason, bb_model_node **node) {
     BB_TRY(bb_lb_node(l, source->name, "", BB_NODE_FLOAT, n_in, in, 1, &out, node));
@@ -127,6 +129,10 @@ static bb_status float_activation(bb_lowbit *l, const bb_node *node, const bb_ac
     return BB_STATUS_OK;
 }
 
+static double parameter(const bb_array *a, size_t c) {
+    return bb_lb_element(a, bb_lb_elements(a) == 1 ? 0 : c);
+}
+
 /* scale and bias of Add, Sub, Mul, Div with a constant, or BatchNormalization. */
 static bool affine_tables(bb_lowbit *l, const bb_node *node, uint32_t channels, float *scale,
                           float *bias, int *data) {
@@ -134,18 +140,20 @@ static bool affine_tables(bb_lowbit *l, const bb_node *node, uint32_t channels, 
     for (int i = 0; i < node->n_in && i < 5; i++)
         k[i] = node->in[i] >= 0 ? bb_lb_constant(l, node->in[i]) : NULL;
     bool norm = node->op == BB_OP_BATCH_NORMALIZATION;
+    if (norm && (!k[1] || !k[2] || !k[3] || !k[4]))
+        return false;
     int side = k[0] ? 0 : 1;
     *data = node->in[norm ? 0 : 1 - side];
     if (!norm && (node->n_in != 2 || !k[side] || k[1 - side]))
         return false;
     for (uint32_t c = 0; c < channels; c++) {
-        double v = norm ? 0 : bb_lb_element(k[side], bb_lb_elements(k[side]) == 1 ? 0 : c);
+        double v = norm ? 0 : parameter(k[side], c);
         double gain = 1, shift = 0;
         switch (node->op) {
         case BB_OP_BATCH_NORMALIZATION:
-            gain = bb_lb_element(k[1], c) /
-                   sqrt(bb_lb_element(k[4], c) + (double)bb_node_float(node, "epsilon", 1e-5f));
-            shift = bb_lb_element(k[2], c) - bb_lb_element(k[3], c) * gain;
+            gain = parameter(k[1], c) /
+                   sqrt(parameter(k[4], c) + (double)bb_node_float(node, "epsilon", 1e-5f));
+            shift = parameter(k[2], c) - parameter(k[3], c) * gain;
             break;
         case BB_OP_MUL:
             gain = v;
@@ -246,8 +254,14 @@ bb_status bb_lb_real_of(bb_lowbit *l, int value, int *tensor) {
         BB_TRY(affine_output(l, value, tensor));
     if (*tensor < 0)
         BB_TRY(dequantized(l, value, tensor));
-    if (*tensor < 0)
+    if (*tensor < 0) {
+        if (l->depth == MAX_DEPTH)
+            return bb_fail(l->err, BB_STATUS_LIMIT, "%s: more than %d float operators in a row",
+                           l->graph->name, MAX_DEPTH);
+        l->depth++;
         BB_TRY(float_operator(l, value, tensor));
+        l->depth--;
+    }
     l->real[value] = *tensor;
     return BB_STATUS_OK;
 }

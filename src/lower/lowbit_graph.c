@@ -58,7 +58,9 @@ static bool evaluate_constant(bb_lowbit *l, int value) {
         return false;
     const bb_node *node = &l->graph->nodes[v->producer];
     bb_array in[BB_MAX_RANK] = {{0}}, out[2] = {{0}};
-    if (node->n_in > BB_MAX_RANK || node->n_out != 1 || node->n_in == 0 || !bb_eval_supports(node))
+    size_t n;
+    if (node->n_in > BB_MAX_RANK || node->n_out != 1 || node->n_in == 0 ||
+        !bb_eval_supports(node) || !bb_value_elements(v, &n) || n > BB_MAX_VIEW)
         return false;
     for (int i = 0; i < node->n_in; i++) {
         const bb_array *k = node->in[i] < 0 ? NULL : bb_lb_constant(l, node->in[i]);

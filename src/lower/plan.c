@@ -459,6 +459,7 @@ static bb_status check_outputs(const planner *p) {
 bb_status bb_lower_plan(bb_graph *graph, const bool *float_nodes, bb_block_plan *plan,
                         bb_error *err) {
     size_t n_blocks = 0;
+    BB_TRY(bb_lower_check_size(graph, err));
     for (size_t i = 0; i < graph->n_nodes; i++)
         n_blocks += (size_t)graph->nodes[i].n_out;
     planner p = {

@@ -56,6 +56,9 @@ bb_status bb_view_identity(bb_graph *graph, int value, bb_view *view, bb_error *
     if (!array_of_value(v, NULL, &array) || !bb_dims_product(array.dims, (size_t)array.rank, &n))
         return bb_fail(err, BB_STATUS_UNSUPPORTED, "%s: the size of value '%s' is not known",
                        graph->name, v->name);
+    if (n > BB_MAX_VIEW)
+        return bb_fail(err, BB_STATUS_LIMIT, "%s: value '%s' is too large to be moved", graph->name,
+                       v->name);
     view->source = bb_arena_array(graph->arena, n, sizeof(*view->source));
     if (!view->source)
         return bb_fail_memory(err, "an element map");
@@ -133,4 +136,11 @@ int bb_view_flat_order(const bb_graph *graph, const bb_view *view, int value) {
         nhwc = nhwc && view->source[j] == as_nhwc;
     }
     return nhwc ? 2 : nchw ? 1 : 0;
+}
+
+bb_status bb_lower_check_size(const bb_graph *graph, bb_error *err) {
+    if (graph->n_nodes <= BB_MAX_GRAPH_NODES)
+        return BB_STATUS_OK;
+    return bb_fail(err, BB_STATUS_LIMIT, "%s: %zu nodes, more than %d", graph->name, graph->n_nodes,
+                   BB_MAX_GRAPH_NODES);
 }
