@@ -9,7 +9,7 @@ shapes=${1:-20}
 cc=aarch64-linux-gnu-gcc
 root=/usr/aarch64-linux-gnu
 for need in $cc qemu-aarch64; do
-    command -v $need >/dev/null || { echo "check-arm: $need is missing"; exit 77; }
+    command -v "$need" >/dev/null || { echo "check-arm: $need is missing"; exit 77; }
 done
 [ -e $root/include/stdio.h ] || { echo "check-arm: libc6-dev-arm64-cross is missing"; exit 77; }
 

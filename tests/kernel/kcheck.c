@@ -99,6 +99,32 @@ static void check_seed(check *c, uint64_t seed, uint32_t m, uint32_t k) {
     case_destroy(&test);
 }
 
+/** Deep sums of the largest values: where 16-bit partial sums must have been flushed. */
+static void check_deep(check *c, uint64_t seed, uint32_t m, uint32_t k) {
+    const bool square = (m + k) % 2;
+    const bb_conv_desc desc = {.in_height = square ? 3 : 1,
+                               .in_width = 3,
+                               .in_channels = square ? 555 : 5000,
+                               .out_height = 1,
+                               .out_width = square ? 1 : 3,
+                               .out_channels = 33,
+                               .kernel = {square ? 3 : 1, square ? 3 : 1},
+                               .stride = {1, 1},
+                               .dilation = {1, 1},
+                               .groups = 1,
+                               .activation_bits = m,
+                               .weight_bits = k,
+                               .native = true};
+    conv_case test;
+
+    bb_rng_seed(&c->rng, seed);
+    for (case_fill fill = FILL_MAX; fill <= FILL_MIN; fill++) {
+        case_create(&test, &c->rng, &desc, fill);
+        check_case(c, &test, seed);
+        case_destroy(&test);
+    }
+}
+
 static int check_all(uint64_t seed, unsigned shapes, const char *only) {
     check c = {.only = only};
     char cpu[128];
@@ -106,9 +132,11 @@ static int check_all(uint64_t seed, unsigned shapes, const char *only) {
     bb_cpu_describe(bb_cpu_flags(), cpu, sizeof(cpu));
     printf("kcheck: seed %" PRIu64 ", %u shapes for each (M,K), cpu %s\n", seed, shapes, cpu);
     for (uint32_t m = 1; m <= 8; m++)
-        for (uint32_t k = 1; k <= 8; k++)
+        for (uint32_t k = 1; k <= 8; k++) {
+            check_deep(&c, seed, m, k);
             for (unsigned i = 0; i < shapes; i++)
                 check_seed(&c, seed + ((uint64_t)m << 40) + ((uint64_t)k << 32) + i, m, k);
+        }
     printf("kcheck: %u comparisons, %u failed\n", c.compared, c.failed);
     return c.failed || c.compared == 0;
 }

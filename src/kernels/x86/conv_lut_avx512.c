@@ -189,7 +189,8 @@ BB_VBMI static void loop_planes_twos(const loop_args *args) {
     DUO_SECOND(p)                                                                                  \
     LOOK("24", "29")                                                                               \
     DUO_LOOK2("26", "0")                                                                           \
-    LOOK("25", "30") DUO_LOOK2("27", "1") ADD("29", "0") ADD("30", "1") PLANE_FOLD("0", s0, h0)    \
+    LOOK("25", "30")                                                                               \
+    DUO_LOOK2("27", "1") ADD("29", "0") ADD("30", "1") PLANE_FOLD("0", s0, h0)                     \
         PLANE_FOLD("1", s1, h1)
 #define DUO_SETS                                                                                   \
     DUO_SET("r8", "0", "1")                                                                        \
@@ -199,8 +200,8 @@ BB_VBMI static void loop_planes_twos(const loop_args *args) {
     PLANE_FOLD("1", "9", "17")                                                                     \
     PLANE_FOLD("2", "10", "18")                                                                    \
     PLANE_FOLD("3", "11", "19")                                                                    \
-    PLANE_FOLD("4", "12", "20") PLANE_FOLD("5", "13", "21") PLANE_FOLD("6", "14", "22")            \
-        PLANE_FOLD("7", "15", "23")
+    PLANE_FOLD("4", "12", "20")                                                                    \
+    PLANE_FOLD("5", "13", "21") PLANE_FOLD("6", "14", "22") PLANE_FOLD("7", "15", "23")
 /* The second block's sums lie 768 bytes on. */
 #define DUO_SUMS(move)                                                                             \
     move("0", "8") move("64", "16") move("768", "9") move("832", "17") move("128", "10")           \
