@@ -7,10 +7,9 @@
  * become MultiThreshold, or, for many bits and for residual sums, the integer formula in double:
  * Floor((P*mult + Z2*mult2 + add) / 2^shift), whose products and sums stay below 2^53.
  */
+#include "onnx/qonnx.h"
 #include "bitbranch/export.h"
 #include "encode/encode.h"
-#include "model/model.h"
-#include "onnx/writer.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,18 +17,7 @@
 
 enum { MAX_THRESHOLD_BITS = 4, FLOAT_EXACT = 1 << 24 };
 
-typedef struct exporter {
-    const bb_model *model;
-    const bb_profile *profile;
-    bb_onnx_writer *w;
-    const char **name; /**< [n_tensors] value that holds it */
-    int *unit;         /**< [n_tensors] value = (a - a0)/unit; 0 for floats */
-    bb_shapes shapes;
-    bb_arena *arena;
-    bb_error *err;
-} exporter;
-
-static bb_status refuse(const exporter *x, const bb_model_node *node, const char *what) {
+static bb_status refuse(const bb_qonnx *x, const bb_model_node *node, const char *what) {
     return bb_fail(x->err, BB_STATUS_UNSUPPORTED, "node '%s' cannot be written as QONNX: %s",
                    node->name, what);
 }
@@ -38,7 +26,7 @@ static int64_t last_code(uint32_t bits) {
     return (INT64_C(1) << bits) - 1;
 }
 
-static const bb_tensor_params *params_of(const exporter *x, int tensor) {
+static const bb_tensor_params *params_of(const bb_qonnx *x, int tensor) {
     return &x->profile->tensors[tensor];
 }
 
@@ -47,48 +35,48 @@ static int unit_of(const bb_tensor_params *p) {
     return (last_code(p->bits) + p->a0) % 2 == 0 ? 2 : 1;
 }
 
-static uint32_t channels_of(const exporter *x, int tensor) {
+uint32_t bb_qx_channels_of(const bb_qonnx *x, int tensor) {
     const bb_model_tensor *t = &x->model->tensors[tensor];
     return (uint32_t)t->dims[t->rank - 1];
 }
 
-static bool is_image(const exporter *x, int tensor) {
+bool bb_qx_is_image(const bb_qonnx *x, int tensor) {
     return x->model->tensors[tensor].rank == 4;
 }
 
 /* ---- constants per channel ------------------------------------------------------------------ */
 
 /* Shape that broadcasts n channel values over a tensor: [n,1,1] or [n]; a scalar for one. */
-static int channel_dims(const exporter *x, int tensor, uint32_t n, int64_t dims[3]) {
+static int channel_dims(const bb_qonnx *x, int tensor, uint32_t n, int64_t dims[3]) {
     dims[0] = n;
     dims[1] = dims[2] = 1;
     return n == 1 ? 0 : x->model->tensors[tensor].rank == 4 ? 3 : 1;
 }
 
-static const char *node2(exporter *x, const char *op, const char *a, const char *b) {
+const char *bb_qx_node2(bb_qonnx *x, const char *op, const char *a, const char *b) {
     const char *in[2] = {a, b};
     return bb_onnx_node(x->w, op, 2, in, NULL);
 }
 
-static const char *node1(exporter *x, const char *op, const char *a) {
+const char *bb_qx_node1(bb_qonnx *x, const char *op, const char *a) {
     return bb_onnx_node(x->w, op, 1, &a, NULL);
 }
 
-static const char *cast(exporter *x, const char *a, int type) {
-    const char *out = node1(x, "Cast", a);
+static const char *cast(bb_qonnx *x, const char *a, int type) {
+    const char *out = bb_qx_node1(x, "Cast", a);
     bb_onnx_set_int(x->w, "to", type);
     return out;
 }
 
-static const char *channel_doubles(exporter *x, int tensor, const char *hint, const double *data,
+static const char *channel_doubles(bb_qonnx *x, int tensor, const char *hint, const double *data,
                                    uint32_t n) {
     int64_t dims[3];
     int rank = channel_dims(x, tensor, n, dims);
     return bb_onnx_doubles(x->w, hint, data, rank, dims);
 }
 
-static const char *channel_floats(exporter *x, int tensor, const char *hint, const float *data,
-                                  uint32_t n) {
+const char *bb_qx_channel_floats(bb_qonnx *x, int tensor, const char *hint, const float *data,
+                                 uint32_t n) {
     int64_t dims[3];
     int rank = channel_dims(x, tensor, n, dims);
     return bb_onnx_floats(x->w, hint, data, rank, dims);
@@ -105,7 +93,7 @@ typedef struct operand {
     const int64_t *reach; /**< [channels] |Z1| */
 } operand;
 
-static const char *quant(exporter *x, const char *in, const char *scale, const char *zero,
+static const char *quant(bb_qonnx *x, const char *in, const char *scale, const char *zero,
                          uint32_t bits, bool is_signed, bool narrow) {
     const char *inputs[4] = {in, scale, zero, bb_onnx_float(x->w, "bits", (float)bits)};
     const char *out = bb_onnx_node(x->w, "Quant", 4, inputs, NULL);
@@ -117,32 +105,32 @@ static const char *quant(exporter *x, const char *in, const char *scale, const c
 
 /* Codes u, not clamped yet, to (a - a0)/unit = (2u - L - a0)/unit behind a quantizer that clamps.
  */
-static const char *codes_to_levels(exporter *x, int tensor, const char *u) {
+static const char *codes_to_levels(bb_qonnx *x, int tensor, const char *u) {
     const bb_tensor_params *p = params_of(x, tensor);
     int unit = unit_of(p);
     int64_t shift = last_code(p->bits) + p->a0;
     if (unit == 1)
-        u = node2(x, "Mul", u, bb_onnx_float(x->w, "two", 2));
+        u = bb_qx_node2(x, "Mul", u, bb_onnx_float(x->w, "two", 2));
     if (shift != 0)
-        u = node2(x, "Sub", u, bb_onnx_float(x->w, "offset", (float)shift / (float)unit));
+        u = bb_qx_node2(x, "Sub", u, bb_onnx_float(x->w, "offset", (float)shift / (float)unit));
     return quant(x, u, bb_onnx_float(x->w, "scale", 2.0f / (float)unit),
                  bb_onnx_float(x->w, "zero", (float)shift / 2), p->bits, false, false);
 }
 
 /* ---- requantizers --------------------------------------------------------------------------- */
 
-static const char *scaled(exporter *x, int tensor, const char *value, const int32_t *mult, int gain,
+static const char *scaled(bb_qonnx *x, int tensor, const char *value, const int32_t *mult, int gain,
                           uint32_t n) {
     double *k = bb_arena_array(x->arena, n, sizeof(*k));
     for (uint32_t c = 0; c < n && k; c++)
         k[c] = (double)mult[c] * gain;
-    return k ? node2(x, "Mul", cast(x, value, BB_ONNX_F64),
-                     channel_doubles(x, tensor, "mult", k, n))
+    return k ? bb_qx_node2(x, "Mul", cast(x, value, BB_ONNX_F64),
+                           channel_doubles(x, tensor, "mult", k, n))
              : NULL;
 }
 
 /* floor((Z1*mult + Z2*mult2 + n*add) / (n*2^shift)) as float32, not clamped. */
-static const char *linear_floor(exporter *x, int tensor, const bb_requant *r, const operand *o) {
+static const char *linear_floor(bb_qonnx *x, int tensor, const bb_requant *r, const operand *o) {
     uint32_t n = r->channels;
     double *add = bb_arena_array(x->arena, n, sizeof(*add));
     double *divide = bb_arena_array(x->arena, n, sizeof(*divide));
@@ -154,18 +142,18 @@ static const char *linear_floor(exporter *x, int tensor, const bb_requant *r, co
     }
     const char *t = scaled(x, tensor, o->z1, r->mult, o->gain, n);
     if (o->z2)
-        t = node2(x, "Add", t, scaled(x, tensor, o->z2, r->mult2, o->gain2, n));
-    t = node2(x, "Add", t, channel_doubles(x, tensor, "add", add, n));
-    t = node2(x, "Div", t, channel_doubles(x, tensor, "divide", divide, n));
-    return cast(x, node1(x, "Floor", t), BB_ONNX_F32);
+        t = bb_qx_node2(x, "Add", t, scaled(x, tensor, o->z2, r->mult2, o->gain2, n));
+    t = bb_qx_node2(x, "Add", t, channel_doubles(x, tensor, "add", add, n));
+    t = bb_qx_node2(x, "Div", t, channel_doubles(x, tensor, "divide", divide, n));
+    return cast(x, bb_qx_node1(x, "Floor", t), BB_ONNX_F32);
 }
 
-static const char *write_linear(exporter *x, int tensor, const operand *o) {
+static const char *write_linear(bb_qonnx *x, int tensor, const operand *o) {
     return codes_to_levels(x, tensor, linear_floor(x, tensor, &params_of(x, tensor)->requant, o));
 }
 
 /* Floor to an index, then a list of levels; the quantizer behind it states their grid. */
-static const char *write_indexed(exporter *x, int tensor, const operand *o) {
+static const char *write_indexed(bb_qonnx *x, int tensor, const operand *o) {
     const bb_tensor_params *p = params_of(x, tensor);
     const bb_requant *r = &p->requant;
     int64_t n = INT64_C(1) << r->index_bits, shift = last_code(p->bits) + p->a0;
@@ -178,7 +166,8 @@ static const char *write_indexed(exporter *x, int tensor, const operand *o) {
     const char *clip[3] = {linear_floor(x, tensor, r, o), bb_onnx_float(x->w, "zero", 0),
                            bb_onnx_float(x->w, "last", (float)(n - 1))};
     const char *index = cast(x, bb_onnx_node(x->w, "Clip", 3, clip, NULL), BB_ONNX_I64);
-    const char *level = node2(x, "Gather", bb_onnx_floats(x->w, "table", levels, 1, &n), index);
+    const char *level =
+        bb_qx_node2(x, "Gather", bb_onnx_floats(x->w, "table", levels, 1, &n), index);
     return quant(x, level, bb_onnx_float(x->w, "scale", 2.0f / (float)unit),
                  bb_onnx_float(x->w, "zero", (float)shift / 2), p->bits, false, false);
 }
@@ -209,7 +198,7 @@ static uint32_t code_at(void *user, int32_t z) {
 }
 
 /* Thresholds of all channels as floats on the operand's value; sign[c] = -1 where codes fall. */
-static bool find_thresholds(exporter *x, int tensor, const operand *o, uint32_t n, float *t,
+static bool find_thresholds(bb_qonnx *x, int tensor, const operand *o, uint32_t n, float *t,
                             float *sign) {
     const bb_tensor_params *p = params_of(x, tensor);
     size_t steps = (size_t)last_code(p->bits);
@@ -219,7 +208,7 @@ static bool find_thresholds(exporter *x, int tensor, const operand *o, uint32_t 
     for (uint32_t c = 0; c < n; c++) {
         channel_fn f = {p, c};
         int64_t reach = o->reach[c];
-        for (uint32_t i = 0; n == 1 && i < channels_of(x, tensor); i++)
+        for (uint32_t i = 0; n == 1 && i < bb_qx_channels_of(x, tensor); i++)
             reach = o->reach[i] > reach ? o->reach[i] : reach;
         reach = reach < INT32_MAX ? reach : INT32_MAX - 1;
         uint8_t rising;
@@ -237,9 +226,9 @@ static bool find_thresholds(exporter *x, int tensor, const operand *o, uint32_t 
     return true;
 }
 
-static const char *write_thresholds(exporter *x, int tensor, const operand *o) {
+static const char *write_thresholds(bb_qonnx *x, int tensor, const operand *o) {
     const bb_tensor_params *p = params_of(x, tensor);
-    uint32_t channels = channels_of(x, tensor);
+    uint32_t channels = bb_qx_channels_of(x, tensor);
     uint32_t n = p->requant.channels == 1 ? 1 : channels;
     size_t steps = (size_t)last_code(p->bits);
     float *t = bb_arena_array(x->arena, steps * n, sizeof(*t));
@@ -251,7 +240,7 @@ static const char *write_thresholds(exporter *x, int tensor, const operand *o) {
         falls = falls || sign[c] < 0;
     const char *z = o->z1;
     if (falls)
-        z = node2(x, "Mul", z, channel_floats(x, tensor, "sign", sign, n));
+        z = bb_qx_node2(x, "Mul", z, bb_qx_channel_floats(x, tensor, "sign", sign, n));
     int64_t dims[2] = {n, (int64_t)steps};
     const char *in[2] = {z, bb_onnx_floats(x->w, "thresholds", t, 2, dims)};
     const char *out = bb_onnx_node(x->w, "MultiThreshold", 2, in, NULL);
@@ -264,7 +253,7 @@ static const char *write_thresholds(exporter *x, int tensor, const operand *o) {
     return out;
 }
 
-static const char *write_float(exporter *x, int tensor, const operand *o) {
+static const char *write_float(bb_qonnx *x, int tensor, const operand *o) {
     const bb_requant *r = &params_of(x, tensor)->requant;
     uint32_t n = r->channels;
     float *scale = bb_arena_array(x->arena, 2 * (size_t)n, sizeof(*scale));
@@ -277,12 +266,13 @@ static const char *write_float(exporter *x, int tensor, const operand *o) {
         biased = biased || r->bias[c] != 0;
     }
     const char *y = o->mean ? o->mean : o->z1;
-    y = node2(x, "Mul", y, channel_floats(x, tensor, "scale", scale, n));
+    y = bb_qx_node2(x, "Mul", y, bb_qx_channel_floats(x, tensor, "scale", scale, n));
     if (o->z2)
-        y = node2(x, "Add", y,
-                  node2(x, "Mul", o->z2, channel_floats(x, tensor, "scale", scale + n, n)));
+        y = bb_qx_node2(
+            x, "Add", y,
+            bb_qx_node2(x, "Mul", o->z2, bb_qx_channel_floats(x, tensor, "scale", scale + n, n)));
     if (biased)
-        y = node2(x, "Add", y, channel_floats(x, tensor, "bias", r->bias, n));
+        y = bb_qx_node2(x, "Add", y, bb_qx_channel_floats(x, tensor, "bias", r->bias, n));
     return y;
 }
 
@@ -293,7 +283,7 @@ static bool prefers_thresholds(const bb_tensor_params *p, const operand *o) {
     return r->kind != BB_REQUANT_LINEAR || r->neg_mult || p->bits <= MAX_THRESHOLD_BITS;
 }
 
-static bb_status write_output(exporter *x, const bb_model_node *node, int tensor,
+static bb_status write_output(bb_qonnx *x, const bb_model_node *node, int tensor,
                               const operand *o) {
     const bb_tensor_params *p = params_of(x, tensor);
     const bb_requant *r = &p->requant;
@@ -315,20 +305,20 @@ static bb_status write_output(exporter *x, const bb_model_node *node, int tensor
     return out ? BB_STATUS_OK : refuse(x, node, "its thresholds lie beyond float32's integers");
 }
 
-static const char *flatten(exporter *x, const char *value) {
-    const char *out = node1(x, "Flatten", value);
+const char *bb_qx_flatten(bb_qonnx *x, const char *value) {
+    const char *out = bb_qx_node1(x, "Flatten", value);
     bb_onnx_set_int(x->w, "axis", 1);
     return out;
 }
 
 /* An image of one pixel may have results that are vectors. */
-static bb_status write_outputs(exporter *x, const bb_model_node *node, const operand *o) {
+static bb_status write_outputs(bb_qonnx *x, const bb_model_node *node, const operand *o) {
     for (int i = 0; i < node->n_out; i++) {
         operand at = *o;
-        if (is_image(x, node->in[0]) && !is_image(x, node->out[i])) {
-            at.z1 = flatten(x, at.z1);
-            at.mean = at.mean ? flatten(x, at.mean) : NULL;
-            at.z2 = at.z2 && is_image(x, node->in[1]) ? flatten(x, at.z2) : at.z2;
+        if (bb_qx_is_image(x, node->in[0]) && !bb_qx_is_image(x, node->out[i])) {
+            at.z1 = bb_qx_flatten(x, at.z1);
+            at.mean = at.mean ? bb_qx_flatten(x, at.mean) : NULL;
+            at.z2 = at.z2 && bb_qx_is_image(x, node->in[1]) ? bb_qx_flatten(x, at.z2) : at.z2;
         }
         BB_TRY(write_output(x, node, node->out[i], &at));
     }
@@ -345,7 +335,7 @@ typedef struct conv_weights {
     int64_t *reach; /**< [rows] */
 } conv_weights;
 
-static bb_status read_weights(exporter *x, const bb_model_node *node, conv_weights *w) {
+static bb_status read_weights(bb_qonnx *x, const bb_model_node *node, conv_weights *w) {
     const bb_planes *planes = node->planes;
     const bb_conv_params *conv = &x->profile->convs[node - x->model->nodes];
     const bb_tensor_params *in = params_of(x, node->in[0]);
@@ -383,14 +373,14 @@ static bb_status read_weights(exporter *x, const bb_model_node *node, conv_weigh
 }
 
 /* Weights of a Conv [rows][depth][kh][kw] or a Gemm [rows][depth], behind their quantizer. */
-static const char *write_weights(exporter *x, const bb_model_node *node, const conv_weights *w) {
+static const char *write_weights(bb_qonnx *x, const bb_model_node *node, const conv_weights *w) {
     const bb_planes *p = node->planes;
-    bool image = is_image(x, node->in[0]);
+    bool image = bb_qx_is_image(x, node->in[0]);
     int64_t dims[4] = {p->rows, p->depth, node->geometry.kernel[0], node->geometry.kernel[1]};
     const char *k = bb_onnx_floats(x->w, "weights", w->k, image ? 4 : 2, dims);
     const char *one = bb_onnx_float(x->w, "one", 1);
     if (w->bipolar)
-        return node2(x, "BipolarQuant", k, one);
+        return bb_qx_node2(x, "BipolarQuant", k, one);
     uint32_t bits = 2;
     while (w->low < -(INT64_C(1) << (bits - 1)) || w->high >= INT64_C(1) << (bits - 1))
         bits++;
@@ -398,7 +388,7 @@ static const char *write_weights(exporter *x, const bb_model_node *node, const c
     return quant(x, k, one, bb_onnx_float(x->w, "zero", 0), bits, true, narrow);
 }
 
-static void set_window(exporter *x, const bb_geometry *g) {
+void bb_qx_set_window(bb_qonnx *x, const bb_geometry *g) {
     int64_t kernel[2], stride[2], dilation[2], pads[4];
     for (int i = 0; i < 2; i++) {
         kernel[i] = g->kernel[i];
@@ -414,22 +404,22 @@ static void set_window(exporter *x, const bb_geometry *g) {
         bb_onnx_set_ints(x->w, "dilations", dilation, 2);
 }
 
-static const char *conv_node(exporter *x, const bb_model_node *node, int n_in,
-                             const char *const *in) {
-    if (!is_image(x, node->in[0])) {
+const char *bb_qx_conv_node(bb_qonnx *x, const bb_model_node *node, int n_in,
+                            const char *const *in) {
+    if (!bb_qx_is_image(x, node->in[0])) {
         const char *out = bb_onnx_node(x->w, "Gemm", n_in, in, NULL);
         bb_onnx_set_int(x->w, "transB", 1);
         return out;
     }
     const char *out = bb_onnx_node(x->w, "Conv", n_in, in, NULL);
-    set_window(x, &node->geometry);
+    bb_qx_set_window(x, &node->geometry);
     if (node->groups > 1)
         bb_onnx_set_int(x->w, "group", node->groups);
     return out;
 }
 
 /* Constants per valid tap: the same window over an image of ones. */
-static const char *tap_constants(exporter *x, const bb_model_node *node, const int32_t *add,
+static const char *tap_constants(bb_qonnx *x, const bb_model_node *node, const int32_t *add,
                                  int unit) {
     const bb_planes *p = node->planes;
     const int32_t *in = x->shapes.dims[node->in[0]];
@@ -449,21 +439,21 @@ static const char *tap_constants(exporter *x, const bb_model_node *node, const i
     const char *inputs[2] = {bb_onnx_floats(x->w, "ones", ones, 4, image),
                              bb_onnx_floats(x->w, "tap_constants", e, 4, dims)};
     const char *out = bb_onnx_node(x->w, "Conv", 2, inputs, NULL);
-    set_window(x, &node->geometry);
+    bb_qx_set_window(x, &node->geometry);
     return out;
 }
 
-static bb_status write_conv(exporter *x, const bb_model_node *node) {
+static bb_status write_conv(bb_qonnx *x, const bb_model_node *node) {
     const bb_conv_params *conv = &x->profile->convs[node - x->model->nodes];
     conv_weights w = {0};
     BB_TRY(read_weights(x, node, &w));
     int unit = x->unit[node->in[0]] * w.unit;
     const char *in[2] = {x->name[node->in[0]], write_weights(x, node, &w)};
-    const char *p = conv_node(x, node, 2, in);
-    if (conv->tap_add && !is_image(x, node->in[0]))
+    const char *p = bb_qx_conv_node(x, node, 2, in);
+    if (conv->tap_add && !bb_qx_is_image(x, node->in[0]))
         return refuse(x, node, "constants per tap of a vector");
     if (conv->tap_add)
-        p = node2(x, "Add", p, tap_constants(x, node, conv->tap_add, unit));
+        p = bb_qx_node2(x, "Add", p, tap_constants(x, node, conv->tap_add, unit));
     operand o = {.z1 = p, .gain = unit, .count = 1, .reach = w.reach};
     if (node->n_in == 2) {
         o.z2 = x->name[node->in[1]];
@@ -474,20 +464,20 @@ static bb_status write_conv(exporter *x, const bb_model_node *node) {
 
 /* ---- other integer nodes -------------------------------------------------------------------- */
 
-static int64_t *same_reach(exporter *x, uint32_t channels, int64_t reach) {
+static int64_t *same_reach(bb_qonnx *x, uint32_t channels, int64_t reach) {
     int64_t *all = bb_arena_array(x->arena, channels, sizeof(*all));
     for (uint32_t c = 0; c < channels && all; c++)
         all[c] = reach;
     return all;
 }
 
-static bb_status write_elementwise(exporter *x, const bb_model_node *node) {
+static bb_status write_elementwise(bb_qonnx *x, const bb_model_node *node) {
     const bb_tensor_params *p = params_of(x, node->in[0]);
     int64_t reach = last_code(p->bits) + (p->a0 < 0 ? -(int64_t)p->a0 : p->a0);
     operand o = {.z1 = x->name[node->in[0]],
                  .gain = x->unit[node->in[0]],
                  .count = 1,
-                 .reach = same_reach(x, channels_of(x, node->in[0]), reach)};
+                 .reach = same_reach(x, bb_qx_channels_of(x, node->in[0]), reach)};
     if (!o.reach)
         return bb_fail_memory(x->err, "a node");
     if (node->kind == BB_NODE_ADD) {
@@ -498,7 +488,7 @@ static bb_status write_elementwise(exporter *x, const bb_model_node *node) {
 }
 
 /* Mean times count, rounded, is the exact sum (below 2^22). */
-static bb_status write_average(exporter *x, const bb_model_node *node) {
+static bb_status write_average(bb_qonnx *x, const bb_model_node *node) {
     const bb_geometry *g = &node->geometry;
     const int32_t *in = x->shapes.dims[node->in[0]];
     bool global = g->kernel[0] == 0;
@@ -510,34 +500,35 @@ static bb_status write_average(exporter *x, const bb_model_node *node) {
         return refuse(x, node, "windows of an average pool that differ in size");
     if (count * level / x->unit[node->in[0]] >= 1 << 22)
         return refuse(x, node, "an average over so many values");
-    const char *mean = node1(x, global ? "GlobalAveragePool" : "AveragePool", x->name[node->in[0]]);
+    const char *mean =
+        bb_qx_node1(x, global ? "GlobalAveragePool" : "AveragePool", x->name[node->in[0]]);
     if (!global) {
-        set_window(x, g);
+        bb_qx_set_window(x, g);
         bb_onnx_set_int(x->w, "count_include_pad", 1);
     }
-    const char *sum =
-        node1(x, "Round", node2(x, "Mul", mean, bb_onnx_float(x->w, "count", (float)count)));
+    const char *sum = bb_qx_node1(
+        x, "Round", bb_qx_node2(x, "Mul", mean, bb_onnx_float(x->w, "count", (float)count)));
     operand o = {.z1 = sum, .mean = mean, .gain = x->unit[node->in[0]], .count = count};
     return write_outputs(x, node, &o);
 }
 
-static void keep_unit(exporter *x, const bb_model_node *node, const char *out) {
+static void keep_unit(bb_qonnx *x, const bb_model_node *node, const char *out) {
     x->name[node->out[0]] = out;
     x->unit[node->out[0]] = x->unit[node->in[0]];
 }
 
-static const char *max_pool(exporter *x, const bb_model_node *node) {
+const char *bb_qx_max_pool(bb_qonnx *x, const bb_model_node *node) {
     const char *in = x->name[node->in[0]];
     if (node->geometry.kernel[0] == 0)
-        return node1(x, "GlobalMaxPool", in);
-    const char *out = node1(x, "MaxPool", in);
-    set_window(x, &node->geometry);
+        return bb_qx_node1(x, "GlobalMaxPool", in);
+    const char *out = bb_qx_node1(x, "MaxPool", in);
+    bb_qx_set_window(x, &node->geometry);
     if (node->geometry.ceil_mode)
         bb_onnx_set_int(x->w, "ceil_mode", 1);
     return out;
 }
 
-static const char *concat(exporter *x, const bb_model_node *node) {
+const char *bb_qx_concat(bb_qonnx *x, const bb_model_node *node) {
     const char *in[BB_MAX_NODE_INPUTS];
     for (int i = 0; i < node->n_in; i++)
         in[i] = x->name[node->in[i]];
@@ -547,30 +538,30 @@ static const char *concat(exporter *x, const bb_model_node *node) {
 }
 
 /* The model flattens NHWC. */
-static const char *reshape(exporter *x, const bb_model_node *node) {
+const char *bb_qx_reshape(bb_qonnx *x, const bb_model_node *node) {
     static const int64_t nhwc[4] = {0, 2, 3, 1};
     const int32_t *in = x->shapes.dims[node->in[0]];
     const char *value = x->name[node->in[0]];
     if ((in[1] != 1 || in[2] != 1) && in[3] != 1) {
-        value = node1(x, "Transpose", value);
+        value = bb_qx_node1(x, "Transpose", value);
         bb_onnx_set_ints(x->w, "perm", nhwc, 4);
     }
-    return flatten(x, value);
+    return bb_qx_flatten(x, value);
 }
 
-static const char *gather(exporter *x, const bb_model_node *node) {
+static const char *gather(bb_qonnx *x, const bb_model_node *node) {
     int64_t *index = bb_arena_array(x->arena, node->n_channel_index, sizeof(*index));
     if (!index)
         return NULL;
     for (uint32_t i = 0; i < node->n_channel_index; i++)
         index[i] = node->channel_index[i];
-    const char *out = node2(x, "Gather", x->name[node->in[0]],
-                            bb_onnx_ints(x->w, "channels", index, node->n_channel_index));
+    const char *out = bb_qx_node2(x, "Gather", x->name[node->in[0]],
+                                  bb_onnx_ints(x->w, "channels", index, node->n_channel_index));
     bb_onnx_set_int(x->w, "axis", 1);
     return out;
 }
 
-static const char *resize(exporter *x, const bb_model_node *node) {
+static const char *resize(bb_qonnx *x, const bb_model_node *node) {
     float scales[4] = {1, 1, (float)node->resize_factor[0], (float)node->resize_factor[1]};
     int64_t dims[1] = {4};
     const char *in[3] = {x->name[node->in[0]], "", bb_onnx_floats(x->w, "scales", scales, 1, dims)};
@@ -582,7 +573,7 @@ static const char *resize(exporter *x, const bb_model_node *node) {
 }
 
 /* Real numbers x = 2*step*(u - zero) to the integers that stand for codes. */
-static const char *real_to_levels(exporter *x, int tensor, const char *real) {
+static const char *real_to_levels(bb_qonnx *x, int tensor, const char *real) {
     const bb_tensor_params *p = params_of(x, tensor);
     int64_t shift = last_code(p->bits) + p->a0;
     float unit = 2 * p->step, zero = (float)shift / 2;
@@ -592,159 +583,12 @@ static const char *real_to_levels(exporter *x, int tensor, const char *real) {
               bb_onnx_float(x->w, "zero", is_signed ? 0 : zero), p->bits, is_signed, false);
     x->unit[tensor] = unit_of(p);
     float gain = (x->unit[tensor] == 2 ? 1.0f : 2.0f) / unit;
-    return node1(x, "Round", node2(x, "Mul", u, bb_onnx_float(x->w, "gain", gain)));
-}
-
-/* ---- float nodes ---------------------------------------------------------------------------- */
-
-static bb_status float_conv(exporter *x, const bb_model_node *node) {
-    bool image = is_image(x, node->in[0]);
-    uint32_t rows = channels_of(x, node->out[0]);
-    uint32_t taps = image ? (uint32_t)(node->geometry.kernel[0] * node->geometry.kernel[1]) : 1;
-    uint32_t depth = node->n_float_weights / rows / taps;
-    float *w = bb_arena_array(x->arena, node->n_float_weights, sizeof(*w));
-    if (!w)
-        return bb_fail_memory(x->err, "weights");
-    for (uint32_t r = 0; r < rows; r++)
-        for (uint32_t t = 0; t < taps; t++)
-            for (uint32_t i = 0; i < depth; i++)
-                w[((size_t)r * depth + i) * taps + t] =
-                    node->float_weights[((size_t)r * taps + t) * depth + i];
-    int64_t dims[4] = {rows, depth, node->geometry.kernel[0], node->geometry.kernel[1]};
-    int64_t bias_dims[1] = {rows};
-    const char *in[3] = {x->name[node->in[0]],
-                         bb_onnx_floats(x->w, "weights", w, image ? 4 : 2, dims), NULL};
-    int n_in = 2;
-    if (node->n_float_bias)
-        in[n_in++] = bb_onnx_floats(x->w, "bias", node->float_bias, 1, bias_dims);
-    const char *out = conv_node(x, node, n_in, in);
-    x->name[node->out[0]] = image && !is_image(x, node->out[0]) ? flatten(x, out) : out;
-    return BB_STATUS_OK;
-}
-
-static const char *float_clip(exporter *x, const bb_model_node *node) {
-    const char *in[3] = {x->name[node->in[0]], "", ""};
-    if (node->alpha == 0 && isinf(node->beta))
-        return node1(x, "Relu", in[0]);
-    if (isfinite(node->alpha))
-        in[1] = bb_onnx_float(x->w, "low", node->alpha);
-    if (isfinite(node->beta))
-        in[2] = bb_onnx_float(x->w, "high", node->beta);
-    return bb_onnx_node(x->w, "Clip", isfinite(node->beta) ? 3 : 2, in, NULL);
-}
-
-static const char *float_leaky(exporter *x, const bb_model_node *node) {
-    if (node->n_float_weights)
-        return node2(
-            x, "PRelu", x->name[node->in[0]],
-            channel_floats(x, node->in[0], "slopes", node->float_weights, node->n_float_weights));
-    const char *out = node1(x, "LeakyRelu", x->name[node->in[0]]);
-    bb_onnx_set_float(x->w, "alpha", node->alpha);
-    return out;
-}
-
-static const char *float_pool(exporter *x, const bb_model_node *node) {
-    bool max = node->float_op == BB_FLOAT_MAX_POOL;
-    if (max)
-        return max_pool(x, node);
-    if (node->geometry.kernel[0] == 0)
-        return node1(x, "GlobalAveragePool", x->name[node->in[0]]);
-    const char *out = node1(x, "AveragePool", x->name[node->in[0]]);
-    set_window(x, &node->geometry);
-    bb_onnx_set_int(x->w, "count_include_pad", node->geometry.count_include_pad);
-    if (node->geometry.ceil_mode)
-        bb_onnx_set_int(x->w, "ceil_mode", 1);
-    return out;
-}
-
-static const char *float_affine(exporter *x, const bb_model_node *node) {
-    const char *y =
-        node2(x, "Mul", x->name[node->in[0]],
-              channel_floats(x, node->in[0], "scale", node->float_weights, node->n_float_weights));
-    if (!node->n_float_bias)
-        return y;
-    return node2(x, "Add", y,
-                 channel_floats(x, node->in[0], "bias", node->float_bias, node->n_float_bias));
-}
-
-static const char *float_hard_sigmoid(exporter *x, const bb_model_node *node) {
-    const char *out = node1(x, "HardSigmoid", x->name[node->in[0]]);
-    bb_onnx_set_float(x->w, "alpha", node->alpha);
-    bb_onnx_set_float(x->w, "beta", node->beta);
-    return out;
-}
-
-/* HardSwish came with opset 14: its definition in older operators. */
-static const char *float_hard_swish(exporter *x, const bb_model_node *node) {
-    const char *gate = node1(x, "HardSigmoid", x->name[node->in[0]]);
-    bb_onnx_set_float(x->w, "alpha", 1.0f / 6);
-    bb_onnx_set_float(x->w, "beta", 0.5f);
-    return node2(x, "Mul", x->name[node->in[0]], gate);
-}
-
-static const char *float_softmax(exporter *x, const bb_model_node *node) {
-    const char *out = node1(x, "Softmax", x->name[node->in[0]]);
-    bb_onnx_set_int(x->w, "axis", 1);
-    return out;
-}
-
-static bb_status write_float_node(exporter *x, const bb_model_node *node) {
-    const char *first = x->name[node->in[0]], *out = NULL;
-    const char *second = node->n_in > 1 ? x->name[node->in[1]] : NULL;
-    switch (node->float_op) {
-    case BB_FLOAT_CONV:
-        return float_conv(x, node);
-    case BB_FLOAT_ADD:
-        out = node2(x, "Add", first, second);
-        break;
-    case BB_FLOAT_MUL:
-        out = node2(x, "Mul", first, second);
-        break;
-    case BB_FLOAT_RELU:
-        out = float_clip(x, node);
-        break;
-    case BB_FLOAT_LEAKY_RELU:
-        out = float_leaky(x, node);
-        break;
-    case BB_FLOAT_SIGMOID:
-        out = node1(x, "Sigmoid", first);
-        break;
-    case BB_FLOAT_HARD_SIGMOID:
-        out = float_hard_sigmoid(x, node);
-        break;
-    case BB_FLOAT_HARD_SWISH:
-        out = float_hard_swish(x, node);
-        break;
-    case BB_FLOAT_SILU:
-        out = node2(x, "Mul", first, node1(x, "Sigmoid", first));
-        break;
-    case BB_FLOAT_TANH:
-        out = node1(x, "Tanh", first);
-        break;
-    case BB_FLOAT_SOFTMAX:
-        out = float_softmax(x, node);
-        break;
-    case BB_FLOAT_MAX_POOL:
-    case BB_FLOAT_AVERAGE_POOL:
-        out = float_pool(x, node);
-        break;
-    case BB_FLOAT_CONCAT:
-        out = concat(x, node);
-        break;
-    case BB_FLOAT_RESHAPE:
-        out = reshape(x, node);
-        break;
-    case BB_FLOAT_AFFINE:
-        out = float_affine(x, node);
-        break;
-    }
-    x->name[node->out[0]] = out;
-    return BB_STATUS_OK;
+    return bb_qx_node1(x, "Round", bb_qx_node2(x, "Mul", u, bb_onnx_float(x->w, "gain", gain)));
 }
 
 /* ---- the whole ------------------------------------------------------------------------------ */
 
-static bb_status write_node(exporter *x, const bb_model_node *node) {
+static bb_status write_node(bb_qonnx *x, const bb_model_node *node) {
     switch (node->kind) {
     case BB_NODE_CONV:
         return write_conv(x, node);
@@ -754,16 +598,16 @@ static bb_status write_node(exporter *x, const bb_model_node *node) {
     case BB_NODE_AVERAGE_POOL:
         return write_average(x, node);
     case BB_NODE_MAX_POOL:
-        keep_unit(x, node, max_pool(x, node));
+        keep_unit(x, node, bb_qx_max_pool(x, node));
         return BB_STATUS_OK;
     case BB_NODE_CONCAT:
-        keep_unit(x, node, concat(x, node));
+        keep_unit(x, node, bb_qx_concat(x, node));
         return BB_STATUS_OK;
     case BB_NODE_GATHER_CHANNELS:
         keep_unit(x, node, gather(x, node));
         return BB_STATUS_OK;
     case BB_NODE_RESHAPE:
-        keep_unit(x, node, reshape(x, node));
+        keep_unit(x, node, bb_qx_reshape(x, node));
         return BB_STATUS_OK;
     case BB_NODE_RESIZE_NEAREST:
         keep_unit(x, node, resize(x, node));
@@ -773,14 +617,14 @@ static bb_status write_node(exporter *x, const bb_model_node *node) {
             x->name[node->out[i]] = real_to_levels(x, node->out[i], x->name[node->in[0]]);
         return BB_STATUS_OK;
     case BB_NODE_FLOAT:
-        return write_float_node(x, node);
+        return bb_qx_float_node(x, node);
     case BB_NODE_MUL:
         return refuse(x, node, "products of two computed values have no exact form there");
     }
     return refuse(x, node, "unknown kind");
 }
 
-static void nchw_dims(const exporter *x, int tensor, int64_t dims[4]) {
+static void nchw_dims(const bb_qonnx *x, int tensor, int64_t dims[4]) {
     const int32_t *d = x->shapes.dims[tensor];
     dims[0] = d[0];
     dims[1] = d[3];
@@ -788,7 +632,7 @@ static void nchw_dims(const exporter *x, int tensor, int64_t dims[4]) {
     dims[3] = d[2];
 }
 
-static void write_inputs(exporter *x) {
+static void write_inputs(bb_qonnx *x) {
     for (size_t i = 0; i < x->model->n_inputs; i++) {
         int t = x->model->inputs[i];
         int64_t dims[4];
@@ -801,22 +645,23 @@ static void write_inputs(exporter *x) {
 }
 
 /* Outputs of codes are given as the real numbers they mean. */
-static void write_results(exporter *x) {
+static void write_results(bb_qonnx *x) {
     for (size_t i = 0; i < x->model->n_outputs; i++) {
         int t = x->model->outputs[i];
         int64_t dims[4];
         nchw_dims(x, t, dims);
         const char *value = x->name[t];
         if (x->unit[t])
-            value = node2(x, "Mul", value,
-                          bb_onnx_float(x->w, "step", params_of(x, t)->step * (float)x->unit[t]));
+            value =
+                bb_qx_node2(x, "Mul", value,
+                            bb_onnx_float(x->w, "step", params_of(x, t)->step * (float)x->unit[t]));
         const char *name = x->model->tensors[t].name;
         bb_onnx_node(x->w, "Identity", 1, &value, name);
         bb_onnx_output(x->w, name, x->model->tensors[t].rank, dims);
     }
 }
 
-static bb_status export_model(exporter *x, const char *path) {
+static bb_status export_model(bb_qonnx *x, const char *path) {
     BB_TRY(bb_model_bind(x->model, NULL, &x->shapes, x->err));
     write_inputs(x);
     for (size_t i = 0; i < x->model->n_nodes; i++)
@@ -828,7 +673,7 @@ static bb_status export_model(exporter *x, const char *path) {
 bb_status bb_export_qonnx(const bb_model *model, size_t profile, const char *path, bb_error *err) {
     if (profile >= model->n_profiles)
         return bb_fail(err, BB_STATUS_NOT_FOUND, "the model has %zu profiles", model->n_profiles);
-    exporter x = {.model = model,
+    bb_qonnx x = {.model = model,
                   .profile = &model->profiles[profile],
                   .w = bb_onnx_writer_create(model->name),
                   .arena = bb_arena_create(),
