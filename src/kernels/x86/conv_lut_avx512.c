@@ -190,8 +190,8 @@ BB_VBMI static void loop_planes_twos(const loop_args *args) {
     LOOK("24", "29")                                                                               \
     DUO_LOOK2("26", "0")                                                                           \
     LOOK("25", "30")                                                                               \
-    DUO_LOOK2("27", "1") ADD("29", "0") ADD("30", "1") PLANE_FOLD("0", s0, h0)                     \
-        PLANE_FOLD("1", s1, h1)
+    DUO_LOOK2("27", "1")                                                                           \
+    ADD("29", "0") ADD("30", "1") PLANE_FOLD("0", s0, h0) PLANE_FOLD("1", s1, h1)
 #define DUO_SETS                                                                                   \
     DUO_SET("r8", "0", "1")                                                                        \
     DUO_SET("r9", "2", "3") DUO_SET("r10", "4", "5") DUO_SET("r11", "6", "7")
