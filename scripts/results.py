@@ -53,7 +53,7 @@ def measure(args, name, bits, out):
     start = time.time()
     report = json.loads(run([args.bitbranch, "quantize", onnx, bbm, "--calib", datasets / calib,
                              "--calib-count", args.calib_count, "-w", bits[1], "-a", bits[3],
-                             "-o", "json"] + args.quantize_options))
+                             "--threads", args.threads, "-o", "json"] + args.quantize_options))
     seconds = time.time() - start
     score = json.loads(run([args.bitbranch, "eval", bbm, datasets / test, "--reference", onnx,
                             "-o", "json"]))
@@ -91,6 +91,7 @@ def main():
     parser.add_argument("--only", action="append")
     parser.add_argument("--bits", action="append")
     parser.add_argument("--calib-count", type=int, default=512)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quantize-options", nargs="*", default=[])
     parser.add_argument("--out", type=pathlib.Path, default=root / "build/results")
     args = parser.parse_args()
