@@ -4,7 +4,7 @@ BUILD ?= build
 PREFIX ?= /usr/local
 MESON_FLAGS ?=
 
-.PHONY: all help deps demo check check-all check-peers check-sanitize check-format \
+.PHONY: all help deps demo check check-all check-peers check-sanitize check-arm check-format \
 	bench bench-networks install clean format
 all: $(BUILD)/build.ninja ## build the libraries and the command
 	ninja -C $(BUILD)
@@ -32,6 +32,9 @@ check-all: all ## the whole sweeps instead of their seeded samples (long)
 
 check-peers: all ## compare with ONNX Runtime (needs PyPI)
 	scripts/check-peers.sh $(BUILD)
+
+check-arm: ## the NEON kernels under qemu-user (installs a cross compiler)
+	scripts/check-arm.sh
 
 bench: all ## every (M,K) on real layer shapes against oneDNN and OpenBLAS (build/bench.json)
 	OMP_NUM_THREADS=1 $(BUILD)/bench/bench_layers --json $(BUILD)/bench.json

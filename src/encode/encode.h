@@ -57,9 +57,8 @@ static inline uint32_t bb_code_truncate(uint32_t code, uint32_t bits, uint32_t k
     return code >> (bits - kept);
 }
 
-/* ---- encoder functions (MBitEncoder, eqs. 11-13)
- * ------------------------------------------------- m = 1..M as in the paper: M is the most
- * significant plane. */
+/* ---- encoder functions (MBitEncoder, eqs. 11-13): m = 1..M, M the most significant plane ------
+ */
 
 /** Integer form: the sign of plane m of a code. */
 static inline int32_t bb_encoder_plane(uint32_t code, uint32_t m) {

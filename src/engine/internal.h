@@ -160,8 +160,7 @@ bb_status bb_plan_requant(bb_engine *engine, const bb_requant_use *use, bb_plan_
 
 bb_status bb_plan_float(bb_engine *engine, bb_plan_node *plan, bb_error *err);
 
-/* ---- running
- * -------------------------------------------------------------------------------------- */
+/* ---- running --------------------------------------------------------------------------------- */
 
 static inline uint8_t *bb_tensor_data(const bb_context *context, int tensor) {
     return context->activations + context->engine->tensors[tensor].offset;

@@ -134,8 +134,7 @@ static void build_table(builder *b, bb_requant_tables *t) {
     t->limit = (int32_t)n - 1;
 }
 
-/* ---- LINEAR in float
- * -----------------------------------------------------------------------------
+/* ---- LINEAR in float ---------------------------------------------------------------------------
  *
  * Code(Z) = trunc(min(fl(fl(Z)*m + a), limit)) is monotonic in Z, because conversion, product, sum
  * and truncation are. So it equals the exact code for every Z if it does on both sides of each of

@@ -133,8 +133,7 @@ void bb_run_float_pool(bb_context *context, const bb_plan_node *plan) {
                 pool_rows);
 }
 
-/* ---- element by element
- * -------------------------------------------------------------------------- */
+/* ---- element by element ---------------------------------------------------------------------- */
 
 static float clamp(float x, float low, float high) {
     return x < low ? low : x > high ? high : x;
@@ -200,8 +199,7 @@ void bb_run_float_pointwise(bb_context *context, const bb_plan_node *plan) {
                 plan->node->n_in == 2 ? binary_rows : unary_rows);
 }
 
-/* ---- softmax: e^(x - max) and its sum in double, channel by channel
- * -------------------------------- */
+/* ---- softmax: e^(x - max) and its sum in double, channel by channel -------------------------- */
 
 static void softmax_pixel(const float *x, float *y, size_t n) {
     float largest = x[0];

@@ -64,8 +64,7 @@ uint32_t bb_crc_header(const bb_crc *crc, const uint8_t *header) {
     return bb_crc_update(crc, 0, header, BB_FILE_HEADER - 4);
 }
 
-/* ---- little-endian
- * -------------------------------------------------------------------------------- */
+/* ---- little-endian --------------------------------------------------------------------------- */
 
 uint32_t bb_get_u32(const uint8_t *p) {
     return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
@@ -85,8 +84,7 @@ void bb_put_u64(uint8_t *p, uint64_t value) {
     bb_put_u32(p + 4, (uint32_t)(value >> 32));
 }
 
-/* ---- decoding
- * ------------------------------------------------------------------------------------- */
+/* ---- decoding -------------------------------------------------------------------------------- */
 
 void bb_decode_fail(bb_decoder *d, bb_status status, const char *why) {
     if (d->status == BB_STATUS_OK) {
@@ -237,8 +235,7 @@ float *bb_decode_floats(bb_decoder *d, size_t n) {
     return values;
 }
 
-/* ---- encoding
- * ------------------------------------------------------------------------------------- */
+/* ---- encoding -------------------------------------------------------------------------------- */
 
 static void encode_little(bb_buffer *out, uint64_t value, unsigned width) {
     uint8_t bytes[8];

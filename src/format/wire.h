@@ -37,8 +37,7 @@ uint32_t bb_crc_chunk(const bb_crc *crc, const uint8_t *header, const void *data
 /** Sum of the file header: all of it but the sum. */
 uint32_t bb_crc_header(const bb_crc *crc, const uint8_t *header);
 
-/* ---- decoding
- * ------------------------------------------------------------------------------------ */
+/* ---- decoding -------------------------------------------------------------------------------- */
 
 /**
  * A cursor over one chunk. The first failure sticks: `status` and `why` say what it was, everything
@@ -77,8 +76,7 @@ float *bb_decode_floats(bb_decoder *d, size_t n);
 uint32_t bb_get_u32(const uint8_t *p);
 uint64_t bb_get_u64(const uint8_t *p);
 
-/* ---- encoding: bb_buffer remembers failures
- * -------------------------------------------------------- */
+/* ---- encoding: bb_buffer remembers failures -------------------------------------------------- */
 
 void bb_encode_u8(bb_buffer *out, uint32_t value);
 void bb_encode_u16(bb_buffer *out, uint32_t value);

@@ -112,8 +112,7 @@ void bb_array_put_double(const bb_array *a, size_t i, double v) {
         bb_array_put_int(a, i, double_to_int(v));
 }
 
-/* ---- walks
- * --------------------------------------------------------------------------------------- */
+/* ---- walks ----------------------------------------------------------------------------------- */
 
 static bool mergeable(const bb_walk *w, int axis) {
     for (int k = 0; k < w->n; k++)

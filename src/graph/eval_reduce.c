@@ -171,8 +171,7 @@ bb_status bb_eval_reduce(const bb_eval *e) {
     return BB_STATUS_OK;
 }
 
-/* ---- along one axis
- * ------------------------------------------------------------------------------- */
+/* ---- along one axis -------------------------------------------------------------------------- */
 
 /* x seen as [outer][n][inner] around `axis`. */
 typedef struct axis_view {

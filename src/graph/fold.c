@@ -295,8 +295,7 @@ static bb_status settle_resize(folder *f, bb_node *node) {
     return set_shape_input(f, node, 3, v, n);
 }
 
-/* ---- the walk
- * ------------------------------------------------------------------------------------ */
+/* ---- the walk -------------------------------------------------------------------------------- */
 
 static bb_status fold_node(folder *f, size_t index) {
     bb_node *node = &f->graph->nodes[index];

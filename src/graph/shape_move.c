@@ -531,8 +531,7 @@ bb_status bb_shape_size(const bb_shape *s) {
     return BB_STATUS_OK;
 }
 
-/* ---- reductions
- * ---------------------------------------------------------------------------------- */
+/* ---- reductions ------------------------------------------------------------------------------ */
 
 bb_status bb_shape_reduce(const bb_shape *s) {
     const bb_array *x = &s->in[0];

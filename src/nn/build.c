@@ -250,8 +250,7 @@ static bb_status flush_taps(bb_executor *ex, bb_error *err) {
     return BB_STATUS_OK;
 }
 
-/* ---- the walk
- * ------------------------------------------------------------------------------------ */
+/* ---- the walk -------------------------------------------------------------------------------- */
 
 static void count_uses(bb_executor *ex) {
     const bb_graph *graph = ex->graph;

@@ -3,8 +3,7 @@
 #include "nn/program.h"
 #include <string.h>
 
-/* ---- constant right-hand side: packed inner product
- * ---------------------------------------------- */
+/* ---- constant right-hand side: packed inner product ------------------------------------------ */
 
 typedef struct product {
     int64_t m, n, k;
@@ -63,8 +62,7 @@ static bb_status emit_inner_product(bb_executor *ex, const bb_node *node, const 
     return BB_STATUS_OK;
 }
 
-/* ---- any operands
- * ---------------------------------------------------------------------------------- */
+/* ---- any operands ---------------------------------------------------------------------------- */
 
 /* One operand of a product as oneDNN sees it: `rank` axes, the last two of them the matrix. */
 typedef struct operand {
@@ -112,8 +110,7 @@ static bb_status emit_matmul(bb_executor *ex, const bb_node *node, int rank, con
     return bb_nn_emit_op(ex, node, op, args, 3, err);
 }
 
-/* ---- Gemm
- * -------------------------------------------------------------------------------------------- */
+/* ---- Gemm ------------------------------------------------------------------------------------ */
 
 typedef struct add_state {
     int64_t m, n, row_step, column_step; /* steps through C: 0 where it is broadcast */
@@ -196,8 +193,7 @@ bb_status bb_nn_build_gemm(bb_executor *ex, const bb_node *node, bb_error *err) 
     return emit_inner_product(ex, node, &p, 2, dims, err);
 }
 
-/* ---- MatMul
- * ------------------------------------------------------------------------------------------ */
+/* ---- MatMul ---------------------------------------------------------------------------------- */
 
 /* Dims of the result by the rules of numpy.matmul, and both operands at a common rank >= 2. */
 static bool matmul_dims(const bb_nn_tensor *a, const bb_nn_tensor *b, operand *left, operand *right,

@@ -65,8 +65,7 @@ static void store_sums(const integer_state *s, const bb_nn_step *step, const int
         y[i] = requantized(s, step->data, sums[i], row, channel + i * channel_step);
 }
 
-/* ---- convolution
- * ------------------------------------------------------------------------------------- */
+/* ---- convolution ----------------------------------------------------------------------------- */
 
 typedef struct padded {
     int16_t *data; /* [channels][height][width], x - zero, 0 in the padding */
@@ -141,8 +140,7 @@ static bb_status run_conv(bb_executor *ex, const bb_nn_step *step, bb_error *err
     return BB_STATUS_OK;
 }
 
-/* ---- matrix product
- * ----------------------------------------------------------------------------------- */
+/* ---- matrix product -------------------------------------------------------------------------- */
 
 static void multiply(const integer_state *s, const bb_nn_step *step, size_t product, int32_t *right,
                      int32_t *sums) {
@@ -175,8 +173,7 @@ static bb_status run_matmul(bb_executor *ex, const bb_nn_step *step, bb_error *e
     return BB_STATUS_OK;
 }
 
-/* ---- building
- * ------------------------------------------------------------------------------------------ */
+/* ---- building -------------------------------------------------------------------------------- */
 
 typedef struct args_list {
     int n;
@@ -342,8 +339,7 @@ bb_status bb_nn_build_integer_matmul(bb_executor *ex, const bb_node *node, bb_er
     return bb_nn_emit(ex, &step, args.arg, args.n, err);
 }
 
-/* ---- DynamicQuantizeLinear
- * ------------------------------------------------------------------------------ */
+/* ---- DynamicQuantizeLinear ------------------------------------------------------------------- */
 
 static bb_status run_dynamic(bb_executor *ex, const bb_nn_step *step, bb_error *err) {
     size_t n = *(const size_t *)step->state;

@@ -56,8 +56,7 @@ bb_status bb_nn_build_function(bb_executor *ex, const bb_node *node, bool *taken
     return finish(ex, node->out[0], x, layout, dst, err);
 }
 
-/* ---- two operands
- * ------------------------------------------------------------------------------------ */
+/* ---- two operands ---------------------------------------------------------------------------- */
 
 static bool binary_kind(bb_op op, bb_dn_binary *kind) {
     switch (op) {
@@ -164,8 +163,7 @@ bb_status bb_nn_build_binary(bb_executor *ex, const bb_node *node, bool *taken, 
     return emit_binary(ex, node, kind, node->in[swap ? 1 : 0], node->in[swap ? 0 : 1], dims, err);
 }
 
-/* ---- PRelu
- * ------------------------------------------------------------------------------------------- */
+/* ---- PRelu ----------------------------------------------------------------------------------- */
 
 bb_status bb_nn_build_prelu(bb_executor *ex, const bb_node *node, bool *taken, bb_error *err) {
     const bb_nn_tensor *x = bb_nn_input(ex, node, 0), *slope = bb_nn_input(ex, node, 1);
@@ -188,8 +186,7 @@ bb_status bb_nn_build_prelu(bb_executor *ex, const bb_node *node, bool *taken, b
     return finish(ex, node->out[0], x, layout, args[2].buffer, err);
 }
 
-/* ---- Concat
- * ------------------------------------------------------------------------------------------ */
+/* ---- Concat ---------------------------------------------------------------------------------- */
 
 static bool concat_dims(bb_executor *ex, const bb_node *node, int axis, int64_t *dims) {
     const bb_nn_tensor *first = bb_nn_input(ex, node, 0);

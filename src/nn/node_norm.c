@@ -11,8 +11,7 @@ static bb_status need_f32(const bb_nn_tensor *x, int min_rank, bb_error *err) {
                    bb_dtype_name(x->dtype));
 }
 
-/* ---- BatchNormalization
- * ------------------------------------------------------------------------------ */
+/* ---- BatchNormalization ---------------------------------------------------------------------- */
 
 static bb_status run_pair(bb_executor *ex, const bb_nn_step *step, bb_error *err) {
     size_t bytes = *(const size_t *)step->state;
@@ -135,8 +134,7 @@ bb_status bb_nn_build_batch_norm(bb_executor *ex, const bb_node *node, bb_error 
                                               : emit_norm(ex, node, channels_last, epsilon, err);
 }
 
-/* ---- row-major loops over channels
- * -------------------------------------------------------------------- */
+/* ---- row-major loops over channels ----------------------------------------------------------- */
 
 typedef struct channel_state {
     int64_t batch, channels, area;
@@ -228,8 +226,7 @@ bb_status bb_nn_build_lrn(bb_executor *ex, const bb_node *node, bb_error *err) {
     return emit_channels(ex, node, run_lrn, &state, err);
 }
 
-/* ---- LayerNormalization
- * -------------------------------------------------------------------------- */
+/* ---- LayerNormalization ---------------------------------------------------------------------- */
 
 typedef struct layer_state {
     int64_t rows, columns;
@@ -330,8 +327,7 @@ bb_status bb_nn_build_layer_norm(bb_executor *ex, const bb_node *node, bb_error 
     return bb_nn_emit(ex, &step, args.arg, args.n, err);
 }
 
-/* ---- Softmax
- * ----------------------------------------------------------------------------------------- */
+/* ---- Softmax --------------------------------------------------------------------------------- */
 
 bb_status bb_nn_build_softmax(bb_executor *ex, const bb_node *node, bb_error *err) {
     const bb_nn_tensor *x = bb_nn_input(ex, node, 0);

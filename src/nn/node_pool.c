@@ -12,8 +12,7 @@ typedef struct pool_state {
     bb_dtype dtype;
 } pool_state;
 
-/* ---- row-major loops: what oneDNN does not do
- * ------------------------------------------------------ */
+/* ---- row-major loops: what oneDNN does not do ------------------------------------------------ */
 
 typedef struct span {
     int64_t from, to, start; /* kernel taps [from, to) lie inside; tap t is at start + t*dilation */
@@ -157,8 +156,7 @@ static bb_status emit_plain(bb_executor *ex, const bb_node *node, const bb_windo
     return bb_nn_emit(ex, &step, args, n, err);
 }
 
-/* ---- oneDNN
- * ------------------------------------------------------------------------------------------ */
+/* ---- oneDNN ---------------------------------------------------------------------------------- */
 
 static void describe(const bb_node *node, const bb_nn_tensor *x, const bb_window *window,
                      const int64_t *dims, bb_dn_pool *pool) {

@@ -41,8 +41,7 @@ typedef struct resize_state {
     int n_order, order[BB_MAX_RANK]; /* touched axes as they are worked through */
 } resize_state;
 
-/* ---- attributes
- * -------------------------------------------------------------------------------------- */
+/* ---- attributes ------------------------------------------------------------------------------ */
 
 static int find_word(const char *word, const char *const *words, int n) {
     for (int i = 0; i < n; i++)
@@ -76,8 +75,7 @@ static bb_status read_attributes(const bb_node *node, resize_state *s, bb_error 
     return BB_STATUS_OK;
 }
 
-/* ---- sizes
- * ------------------------------------------------------------------------------------------- */
+/* ---- sizes ----------------------------------------------------------------------------------- */
 
 static bool read_axes(const bb_node *node, int rank, int64_t *axes, size_t *n) {
     const bb_attr *attr = bb_node_attr(node, "axes");
@@ -170,8 +168,7 @@ static bb_status read_sizes(bb_executor *ex, const bb_node *node, resize_state *
                         "fit the input");
 }
 
-/* ---- tables
- * ------------------------------------------------------------------------------------------ */
+/* ---- tables ---------------------------------------------------------------------------------- */
 
 /* Coordinate in the input of an output position. In float and in this order, as ONNX Runtime does
  * it: where a coordinate falls on a tie or on the border, the last bit decides. */
@@ -274,8 +271,7 @@ static bb_status make_table(bb_executor *ex, const resize_state *s, axis_plan *a
     return BB_STATUS_OK;
 }
 
-/* ---- execution
- * --------------------------------------------------------------------------------------- */
+/* ---- execution ------------------------------------------------------------------------------- */
 
 /* [outer][in][inner] -> [outer][out][inner], elements of any size, first tap only. */
 static void gather_axis(const axis_plan *axis, size_t outer, size_t inner_bytes,

@@ -165,8 +165,7 @@ bb_status bb_nn_place(bb_executor *ex, bb_error *err);
 /** Where a placed buffer lies. */
 void *bb_nn_pointer(const bb_executor *ex, int buffer);
 
-/* ---- builders, one per group of node kinds
- * ------------------------------------------------------- */
+/* ---- builders, one per group of node kinds --------------------------------------------------- */
 
 bb_status bb_nn_build_conv(bb_executor *ex, const bb_node *node, bb_error *err);
 bb_status bb_nn_build_gemm(bb_executor *ex, const bb_node *node, bb_error *err);

@@ -307,8 +307,7 @@ static bb_status read_constant(bb_onnx_reader *r, const Onnx__NodeProto *n, cons
     return BB_STATUS_OK;
 }
 
-/* ---- one node
- * ------------------------------------------------------------------------------------ */
+/* ---- one node -------------------------------------------------------------------------------- */
 
 static bb_status find_inputs(bb_onnx_reader *r, const Onnx__NodeProto *n, const names *table,
                              int *in) {
@@ -366,8 +365,7 @@ static bb_status read_node(bb_onnx_reader *r, const Onnx__NodeProto *n, const na
     return bb_onnx_upgrade(r, node);
 }
 
-/* ---- the whole
- * ------------------------------------------------------------------------------------- */
+/* ---- the whole ------------------------------------------------------------------------------- */
 
 static bb_status read_outputs(bb_onnx_reader *r, const Onnx__GraphProto *g, const names *table) {
     bb_graph *graph = r->graph;

@@ -119,8 +119,7 @@ static bb_status mean_to_pool(bb_graph *graph, size_t index, bool *changed, bb_e
     return BB_STATUS_OK;
 }
 
-/* ---- Flatten
- * ---------------------------------------------------------------------------------------- */
+/* ---- Flatten --------------------------------------------------------------------------------- */
 
 static bb_status reshape_to_flatten(bb_graph *graph, bb_node *node, bool *changed, bb_error *err) {
     const bb_value *x = &graph->values[node->in[0]], *y = &graph->values[node->out[0]];

@@ -29,8 +29,7 @@ size_t bb_quantize_elements(const bb_quantizer *q, int value) {
     return n;
 }
 
-/* ---- bits
- * ---------------------------------------------------------------------------------------- */
+/* ---- bits ------------------------------------------------------------------------------------ */
 
 /** '*' in the pattern stands for any characters; everything else for itself. */
 static bool matches(const char *pattern, const char *name) {
@@ -146,8 +145,7 @@ static bb_status plan_blocks(bb_quantizer *q, bb_error *err) {
     return check_overrides(q, used, err);
 }
 
-/* ---- classes of values
- * --------------------------------------------------------------------------- */
+/* ---- classes of values ----------------------------------------------------------------------- */
 
 static int find_root(int *parent, int v) {
     while (parent[v] != v)
@@ -221,8 +219,7 @@ static bb_status make_classes(bb_quantizer *q, bb_error *err) {
     return status;
 }
 
-/* ---- copies
- * --------------------------------------------------------------------------------------- */
+/* ---- copies ---------------------------------------------------------------------------------- */
 
 static bool same_bits(const bb_quantizer *q, const uint8_t *a, const uint8_t *b) {
     return memcmp(a, b, q->n_profiles) == 0;
@@ -312,8 +309,7 @@ static void choose_float_reads(bb_quantizer *q) {
     }
 }
 
-/* ---- the graph's input
- * ----------------------------------------------------------------------------- */
+/* ---- the graph's input ----------------------------------------------------------------------- */
 
 /** Mean and std can be folded away where convolutions alone read the pixels. */
 static bool only_convolutions_read(const bb_quantizer *q, int value) {
@@ -364,8 +360,7 @@ static bb_status fix_input(bb_quantizer *q, bb_error *err) {
     return BB_STATUS_OK;
 }
 
-/* ---- all of it
- * -------------------------------------------------------------------------------------- */
+/* ---- all of it ------------------------------------------------------------------------------- */
 
 static bb_status make_tables(bb_quantizer *q, bb_error *err) {
     size_t n_values = q->graph->n_values, n = q->plan.n;

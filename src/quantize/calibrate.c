@@ -21,8 +21,7 @@ typedef struct calibration {
     bb_error *errors;  /* [ROUND] */
 } calibration;
 
-/* ---- sizes
- * ------------------------------------------------------------------------------------------ */
+/* ---- sizes ----------------------------------------------------------------------------------- */
 
 size_t bb_quantize_position(const bb_quantizer *q, size_t block, size_t image, size_t k) {
     const bb_target *t = &q->targets[block];
@@ -107,8 +106,7 @@ static bb_status allocate_targets(bb_quantizer *q, bb_error *err) {
     return BB_STATUS_OK;
 }
 
-/* ---- one image
- * --------------------------------------------------------------------------------------- */
+/* ---- one image ------------------------------------------------------------------------------- */
 
 typedef struct tap_state {
     calibration *c;
@@ -160,8 +158,7 @@ static void image_task(void *user, size_t task, size_t worker) {
     c->status[task] = status;
 }
 
-/* ---- the input
- * ----------------------------------------------------------------------------------------- */
+/* ---- the input ------------------------------------------------------------------------------- */
 
 static float pixel_of(const bb_quantize_options *o, float x, size_t channel) {
     float u = (x * o->std[channel % 4] + o->mean[channel % 4]) / o->pixel_scale;
@@ -206,8 +203,7 @@ static bb_status store_inputs(calibration *c, bb_error *err) {
     return BB_STATUS_OK;
 }
 
-/* ---- the pass
- * -------------------------------------------------------------------------------------------- */
+/* ---- the pass -------------------------------------------------------------------------------- */
 
 static bb_status run_round(calibration *c, size_t n, bb_error *err) {
     bb_pool_run(c->q->pool, n, image_task, c);

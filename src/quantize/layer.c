@@ -34,8 +34,7 @@ typedef struct layer {
     uint32_t **position;       /* [workers] scratch */
 } layer;
 
-/* ---- gathering
- * ----------------------------------------------------------------------------------------- */
+/* ---- gathering ------------------------------------------------------------------------------- */
 
 typedef struct extent {
     size_t channels, height, width;
@@ -135,8 +134,7 @@ static void gather(layer *l) {
     bb_gram_finish(&l->grams[l->profile], l->q->pool);
 }
 
-/* ---- weights
- * ---------------------------------------------------------------------------------------------- */
+/* ---- weights --------------------------------------------------------------------------------- */
 
 /** Weights for raw pixels: w*scale/std, so that w.((p*scale-mean)/std) = w'.(p - mean/scale). */
 static void weights_for_pixels(layer *l) {
@@ -235,8 +233,7 @@ static bb_status fold_mean(layer *l, size_t p, bb_error *err) {
     return BB_STATUS_OK;
 }
 
-/* ---- one layer
- * ---------------------------------------------------------------------------------------------- */
+/* ---- one layer ------------------------------------------------------------------------------- */
 
 static bb_status open_layer(layer *l, bb_error *err) {
     bb_quantizer *q = l->q;

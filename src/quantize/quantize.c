@@ -27,8 +27,7 @@ bb_status bb_quantize_progress(bb_quantizer *q, const char *stage, size_t done, 
     return BB_STATUS_OK;
 }
 
-/* ---- the private graph
- * -------------------------------------------------------------------------------- */
+/* ---- the private graph ----------------------------------------------------------------------- */
 
 /** One image at a time: a leading size that is open becomes 1; others must be known. */
 static bb_status fix_input_dims(bb_graph *graph, bb_error *err) {
@@ -88,8 +87,7 @@ static void close_quantizer(bb_quantizer *q) {
     bb_graph_destroy(q->graph);
 }
 
-/* ---- blocks in order
- * ------------------------------------------------------------------------------------ */
+/* ---- blocks in order ------------------------------------------------------------------------- */
 
 static void forget_inputs(bb_quantizer *q, size_t b) {
     const bb_block *block = &q->plan.blocks[b];

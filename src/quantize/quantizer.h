@@ -82,22 +82,19 @@ size_t bb_quantize_elements(const bb_quantizer *q, int value);
 /** True for the input of raw pixels, whose mean and std go into the first layer. */
 bool bb_quantize_is_pixels(const bb_quantizer *q, int value);
 
-/* ---- equalize.c: the same network with channels of more equal range
- * ------------------------------ */
+/* ---- equalize.c: the same network with channels of more equal range -------------------------- */
 
 /** Rewrites weights of pairs of layers. `changed`: values were added, so assign anew. */
 bb_status bb_quantize_equalize(bb_quantizer *q, bool *changed, bb_error *err);
 
-/* ---- calibrate.c: the float pass
- * ----------------------------------------------------------------- */
+/* ---- calibrate.c: the float pass ------------------------------------------------------------- */
 
 /** Fills histograms, grids, targets, and the stored codes of the graph's input. */
 bb_status bb_quantize_calibrate(bb_quantizer *q, bb_error *err);
 /** Output position of sample k of an image in a block; seeded, spread over the image. */
 size_t bb_quantize_position(const bb_quantizer *q, size_t block, size_t image, size_t k);
 
-/* ---- store.c: activations of the simulated network
- * ------------------------------------------------ */
+/* ---- store.c: activations of the simulated network ------------------------------------------- */
 
 static inline bb_stored *bb_quantize_stored(const bb_quantizer *q, size_t profile, int value) {
     return &q->stored[profile * q->graph->n_values + (size_t)value];
@@ -115,8 +112,7 @@ void bb_store_read_codes(const bb_quantizer *q, size_t profile, int value, int g
 void bb_store_write_codes(const bb_quantizer *q, size_t profile, int value, int grid, size_t image,
                           const float *u);
 
-/* ---- subgraph.c: one block as a graph of its own
- * -------------------------------------------------- */
+/* ---- subgraph.c: one block as a graph of its own --------------------------------------------- */
 
 /** The block's nodes with its inputs (n_in of them) as graph inputs. */
 bb_status bb_subgraph_of_block(const bb_quantizer *q, const bb_block *block, bb_graph **graph,
@@ -138,16 +134,14 @@ bb_status bb_runners_create(bb_runners *runners, const bb_graph *graph, const in
                             size_t n_tapped, size_t n, bb_error *err);
 void bb_runners_destroy(bb_runners *runners);
 
-/* ---- layer.c, simulate.c: one block
- * ---------------------------------------------------------------- */
+/* ---- layer.c, simulate.c: one block ---------------------------------------------------------- */
 
 /** Solves a CONV block in all profiles. */
 bb_status bb_quantize_layer(bb_quantizer *q, size_t block, bb_error *err);
 /** Computes a block's stored output from its stored inputs in one profile. */
 bb_status bb_quantize_simulate(bb_quantizer *q, size_t block, size_t profile, bb_error *err);
 
-/* ---- report.c
- * --------------------------------------------------------------------------------------- */
+/* ---- report.c -------------------------------------------------------------------------------- */
 
 bb_status bb_quantize_fill_report(const bb_quantizer *q, bb_quantize_report *report, bb_error *err);
 

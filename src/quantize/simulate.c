@@ -17,8 +17,7 @@ typedef struct simulation {
     bb_status *status;      /* [images] */
 } simulation;
 
-/* ---- running the block's graph
- * ----------------------------------------------------------------------------- */
+/* ---- running the block's graph --------------------------------------------------------------- */
 
 static bool passes_codes(const simulation *s) {
     switch (s->b->kind) {
@@ -63,8 +62,7 @@ static size_t list_inputs(const simulation *s, float *scratch, bb_array *arrays)
     return n;
 }
 
-/* ---- the end of a CONV block
- * ---------------------------------------------------------------------------------- */
+/* ---- the end of a CONV block ----------------------------------------------------------------- */
 
 static void activate(const bb_activation *act, float *x, size_t channel, size_t n) {
     float slope;
@@ -126,9 +124,7 @@ static void finish_conv(simulation *s, size_t image, float *residual, float *y) 
         activate(&s->b->activation, y + r * n, r, n);
 }
 
-/* ---- one image
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- one image ------------------------------------------------------------------------------- */
 
 static void image_task(void *user, size_t image, size_t worker) {
     simulation *s = user;
@@ -163,9 +159,7 @@ static bb_status run_images(simulation *s, bb_error *err) {
     return BB_STATUS_OK;
 }
 
-/* ---- one block
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- one block ------------------------------------------------------------------------------- */
 
 /** weights[row][tap][depth] = scale * level, in the units of the float network's input. */
 static float *real_weights(const simulation *s) {

@@ -213,8 +213,7 @@ bb_status bb_subgraph_columns(const bb_quantizer *q, const bb_block *block, uint
     return BB_STATUS_OK;
 }
 
-/* ---- executors
- * -------------------------------------------------------------------------------------- */
+/* ---- executors ------------------------------------------------------------------------------- */
 
 bb_status bb_runners_create(bb_runners *runners, const bb_graph *graph, const int *tapped,
                             size_t n_tapped, size_t n, bb_error *err) {

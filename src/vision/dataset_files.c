@@ -128,8 +128,7 @@ static bb_status load_images(bb_dataset *dataset, const bb_split *split,
 
 const bb_dataset_layout bb_layout_images = {"images", find_images, match_image, load_images};
 
-/* ---- list: "file class" lines
- * -------------------------------------------------------------------- */
+/* ---- list: "file class" lines ---------------------------------------------------------------- */
 
 /* A list called after no split (files.txt) holds "all". */
 static const char *match_list(const char *name) {

@@ -24,8 +24,7 @@ static bb_status add_records(bb_dataset *dataset, const char *path, size_t n, co
     return BB_STATUS_OK;
 }
 
-/* ---- IDX
- * ------------------------------------------------------------------------------------------- */
+/* ---- IDX ------------------------------------------------------------------------------------- */
 
 /* PREFIX-images-idx3-ubyte or PREFIX-images.idx3-ubyte, maybe .gz: length of PREFIX, else 0. */
 static size_t idx_prefix(const char *name) {

@@ -34,8 +34,7 @@ static void report(const char *label, const char *what, const char *detail) {
         printf("FAIL %s: %s %s\n", label, what, detail);
 }
 
-/* ---- one run
- * ---------------------------------------------------------------------------------------- */
+/* ---- one run --------------------------------------------------------------------------------- */
 
 static size_t count_different(const ref_tensor *t, bb_element_type type, const void *data) {
     size_t n = 0;
@@ -153,8 +152,7 @@ static void check_setting(const ref_result *r, size_t profile, const setting *s,
     bb_engine_destroy(engine);
 }
 
-/* ---- one model
- * --------------------------------------------------------------------------------------- */
+/* ---- one model ------------------------------------------------------------------------------- */
 
 /* Instruction sets to mask down to; those this machine lacks fall back to less, which is fine. */
 static const char *const levels[] = {"ref", "ssse3", "avx2", "avx512", "neon"};

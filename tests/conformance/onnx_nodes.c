@@ -40,8 +40,7 @@ BB_PRINTF(2, 3) static void make_path(char path[PATH_SIZE], const char *format, 
     va_end(args);
 }
 
-/* ---- one test
- * ------------------------------------------------------------------------------------- */
+/* ---- one test -------------------------------------------------------------------------------- */
 
 /* A tensor file becomes constant `*value` of `store`. NOT_FOUND: no such file. */
 static bb_status read_tensor(bb_graph *store, const char *path, int *value, bb_error *err) {

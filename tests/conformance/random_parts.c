@@ -26,8 +26,7 @@ bool random_chance(maker *m, int percent) {
     return random_between(m, 1, 100) <= percent;
 }
 
-/* ---- tensors
- * ---------------------------------------------------------------------------------------- */
+/* ---- tensors --------------------------------------------------------------------------------- */
 
 int random_add_tensor(maker *m, bb_tensor_kind kind, int rank, int64_t channels) {
     char name[32];
@@ -73,8 +72,7 @@ void random_grid(maker *m, bb_tensor_params *p, uint32_t bits) {
     p->step = (float)(0.001 + bb_rng_uniform(&m->rng));
 }
 
-/* ---- requantizers
- * ------------------------------------------------------------------------------------ */
+/* ---- requantizers ---------------------------------------------------------------------------- */
 
 /* mult/2^shift about `factor`, with |Z|*mult far enough below 2^53. */
 static void fixed_point(double factor, double largest, int32_t *mult, uint8_t *shift) {
@@ -193,8 +191,7 @@ void random_requant(maker *m, bb_tensor_params *p, bool floats, const use *u) {
     }
 }
 
-/* ---- convolutions
- * -------------------------------------------------------------------------------------- */
+/* ---- convolutions ---------------------------------------------------------------------------- */
 
 const bb_planes *random_planes(maker *m, uint32_t rows, uint32_t taps, uint32_t depth,
                                uint32_t count, bool native) {

@@ -52,8 +52,7 @@ static int64_t centred(const ref_result *r, int tensor, size_t i) {
     return 2 * (int64_t)r->tensors[tensor].codes[i] - ((1 << p->bits) - 1) - p->a0;
 }
 
-/* ---- requantizers
- * --------------------------------------------------------------------------------- */
+/* ---- requantizers ---------------------------------------------------------------------------- */
 
 static int64_t floor_div(int64_t a, int64_t b) {
     int64_t q = a / b;
@@ -106,8 +105,7 @@ static void finish(ref_result *r, int tensor, size_t i, int channel, int64_t z1,
     }
 }
 
-/* ---- convolution
- * ---------------------------------------------------------------------------------- */
+/* ---- convolution ----------------------------------------------------------------------------- */
 
 static int64_t weight_level(const bb_planes *w, uint32_t used, size_t row, size_t j) {
     int64_t b = 0;
@@ -185,8 +183,7 @@ static void run_conv(ref_result *r, size_t index) {
     free(a);
 }
 
-/* ---- other nodes
- * ------------------------------------------------------------------------------------ */
+/* ---- other nodes ----------------------------------------------------------------------------- */
 
 static void run_elementwise(ref_result *r, const bb_model_node *node) {
     const ref_tensor *out = &r->tensors[node->out[0]], *b = &r->tensors[node->in[node->n_in - 1]];
@@ -330,8 +327,7 @@ static void run_quantize(ref_result *r, const bb_model_node *node) {
     }
 }
 
-/* ---- float nodes
- * -------------------------------------------------------------------------------------- */
+/* ---- float nodes ----------------------------------------------------------------------------- */
 
 static void run_float_conv(ref_result *r, const bb_model_node *node) {
     const bb_geometry *g = &node->geometry;

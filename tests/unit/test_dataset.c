@@ -11,8 +11,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* ---- a folder of its own for every test
- * ---------------------------------------------------------- */
+/* ---- a folder of its own for every test ------------------------------------------------------ */
 
 static char root[64];
 
@@ -80,8 +79,7 @@ static void expect_failure(const char *path, const bb_dataset_options *options, 
         fail_msg("'%s' lacks '%s'", err.message, word);
 }
 
-/* ---- layouts
- * ---------------------------------------------------------------------------------------- */
+/* ---- layouts --------------------------------------------------------------------------------- */
 
 static void test_image_folder(void **state) {
     static const char *const dirs[] = {"train",   "train/cat", "train/ant", "val",
@@ -301,8 +299,7 @@ static void test_images_without_labels(void **state) {
     expect_failure(root, NULL, BB_STATUS_UNSUPPORTED, "detection");
 }
 
-/* ---- choice of images
- * -------------------------------------------------------------------------------- */
+/* ---- choice of images ------------------------------------------------------------------------ */
 
 static void test_choice_of_images(void **state) {
     write_idx("train-images-idx3-ubyte", "train-labels-idx1-ubyte", 100);
@@ -382,8 +379,7 @@ static void test_out_of_memory(void **state) {
     assert_true(n > 3);
 }
 
-/* ---- data that is installed or lies beside the source
- * -------------------------------------------------- */
+/* ---- data that is installed or lies beside the source ---------------------------------------- */
 
 static void test_fashion_mnist(void **state) {
     const char *path = "/usr/share/datasets/fashion-mnist";

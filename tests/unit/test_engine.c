@@ -120,8 +120,7 @@ static int tear_down(void **state) {
     return 0;
 }
 
-/* ---- creation
- * ------------------------------------------------------------------------------------- */
+/* ---- creation -------------------------------------------------------------------------------- */
 
 static void expect_refusal(const bb_model *model, const bb_engine_options *options,
                            bb_status status, const char *word) {
@@ -197,8 +196,7 @@ static void mask_selects_the_reference(void **state) {
     bb_engine_destroy(engine);
 }
 
-/* ---- boundary
- * --------------------------------------------------------------------------------------- */
+/* ---- boundary -------------------------------------------------------------------------------- */
 
 static void descriptions_are_complete(void **state) {
     fixture *f = *state;
@@ -346,8 +344,7 @@ static void wide_codes_and_floats_pass_the_boundary(void **state) {
     bb_model_destroy(m);
 }
 
-/* ---- taps, timing, threads
- * ----------------------------------------------------------------------------- */
+/* ---- taps, timing, threads ------------------------------------------------------------------- */
 
 typedef struct tapped {
     size_t events, with_accumulators;
@@ -419,8 +416,7 @@ static void contexts_run_side_by_side(void **state) {
     }
 }
 
-/* ---- border classes
- * ------------------------------------------------------------------------------------- */
+/* ---- border classes -------------------------------------------------------------------------- */
 
 static void pad_code_is_the_zero_code_where_there_is_one(void **state) {
     (void)state;
@@ -462,8 +458,7 @@ static void interior_is_one_class(void **state) {
     bb_engine_destroy(engine);
 }
 
-/* ---- float functions: within 0.5 ulp and a trace of the true value
- * ---------------------------------------- */
+/* ---- float functions: within 0.5 ulp and a trace of the true value --------------------------- */
 
 static double ulp_of(double value) {
     int exponent;

@@ -417,8 +417,7 @@ static void test_checksum_is_crc32(void **state) {
                      0x414fa339u);
 }
 
-/* ---- public functions
- * ----------------------------------------------------------------------------- */
+/* ---- public functions ------------------------------------------------------------------------ */
 
 static void test_info_adds_up(void **state) {
     bb_model *m = sample_model();

@@ -134,8 +134,7 @@ static void test_attributes(void **state) {
     bb_graph_destroy(g);
 }
 
-/* ---- windows
- * --------------------------------------------------------------------------------------- */
+/* ---- windows --------------------------------------------------------------------------------- */
 
 typedef struct window_case {
     bb_op op;
@@ -191,8 +190,7 @@ static void test_windows(void **state) {
     }
 }
 
-/* ---- shape rules
- * -------------------------------------------------------------------------------------- */
+/* ---- shape rules ----------------------------------------------------------------------------- */
 
 static void test_every_operator_has_a_rule(void **state) {
     (void)state;
@@ -268,8 +266,7 @@ static void test_symbolic_dims_and_binding(void **state) {
     bb_graph_destroy(n.graph);
 }
 
-/* ---- evaluation
- * ------------------------------------------------------------------------------------------- */
+/* ---- evaluation ------------------------------------------------------------------------------ */
 
 typedef struct eval_case {
     bb_node node;
@@ -513,8 +510,7 @@ static void test_output_given_by_the_caller(void **state) {
     bb_arena_destroy(c.arena);
 }
 
-/* ---- documentation
- * ------------------------------------------------------------------------------------------ */
+/* ---- documentation --------------------------------------------------------------------------- */
 
 /* docs/operators.md has one row per operator that says truly who computes it. */
 static void test_operator_table(void **state) {

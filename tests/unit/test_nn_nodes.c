@@ -2,8 +2,7 @@
 /* Every heavy node kind against the loops that define it. */
 #include "nn_net.h"
 
-/* ---- convolutions
- * ------------------------------------------------------------------------------------- */
+/* ---- convolutions ---------------------------------------------------------------------------- */
 
 typedef struct conv_case {
     int64_t channels, outputs, groups, height, width, kernel[2], stride[2], dilation[2], pads[4];
@@ -163,8 +162,7 @@ static void test_conv_transpose(void **state) {
     check_conv_transpose(&cases[2], true);
 }
 
-/* ---- matrix products
- * ---------------------------------------------------------------------------------- */
+/* ---- matrix products ------------------------------------------------------------------------- */
 
 typedef struct gemm_case {
     bool trans_a, trans_b, fixed_b;
@@ -260,8 +258,7 @@ static void test_matmul_broadcasts(void **state) {
     bb_graph_destroy(n.graph);
 }
 
-/* ---- pools
- * -------------------------------------------------------------------------------------------- */
+/* ---- pools ----------------------------------------------------------------------------------- */
 
 static void check_average(bool include, bool ceil_mode, const float *want, int64_t size) {
     net n = net_create();
@@ -318,8 +315,7 @@ static void test_max_pool_with_indices(void **state) {
     bb_graph_destroy(n.graph);
 }
 
-/* ---- normalisation
- * ------------------------------------------------------------------------------------ */
+/* ---- normalisation --------------------------------------------------------------------------- */
 
 static void test_norms(void **state) {
     net n = net_create();
@@ -368,8 +364,7 @@ static void test_norms(void **state) {
     bb_graph_destroy(n.graph);
 }
 
-/* ---- Resize
- * ------------------------------------------------------------------------------------------- */
+/* ---- Resize ---------------------------------------------------------------------------------- */
 
 static void check_resize(const char *mode, const char *transformation, bool antialias, int64_t size,
                          const float *want) {
@@ -406,8 +401,7 @@ static void test_resize(void **state) {
     check_resize("cubic", "align_corners", false, 4, (float[]){1, 2, 4, 8});
 }
 
-/* ---- integers
- * ----------------------------------------------------------------------------------------- */
+/* ---- integers -------------------------------------------------------------------------------- */
 
 static void test_qlinear_conv(void **state) {
     net n = net_create();

@@ -88,8 +88,7 @@ static void assert_runs(bb_buffer *graph, int opset, size_t which, const int64_t
     bb_graph_destroy(g);
 }
 
-/* ---- tensors
- * ----------------------------------------------------------------------------------------- */
+/* ---- tensors --------------------------------------------------------------------------------- */
 
 typedef struct dtype_case {
     int onnx;
@@ -219,8 +218,7 @@ static void test_bad_tensors(void **state) {
     refuse_tensor(17, DIMS(1), 1, BB_STATUS_UNSUPPORTED); /* float8 */
 }
 
-/* ---- external data
- * ------------------------------------------------------------------------------------ */
+/* ---- external data --------------------------------------------------------------------------- */
 
 static bb_buffer external_tensor(const char *location, const char *offset, const char *length) {
     const char *pairs[3][2] = {{"location", location}, {"offset", offset}, {"length", length}};
@@ -297,9 +295,7 @@ static void test_external_data(void **state) {
     assert_int_equal(system(path), 0);
 }
 
-/* ---- files
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- files ----------------------------------------------------------------------------------- */
 
 static void test_plain_and_gzip_files(void **state) {
     (void)state;
@@ -341,8 +337,7 @@ static void test_plain_and_gzip_files(void **state) {
     bb_buffer_free(&model);
 }
 
-/* ---- refusals
- * ------------------------------------------------------------------------------------------ */
+/* ---- refusals -------------------------------------------------------------------------------- */
 
 static void test_opsets(void **state) {
     (void)state;
@@ -476,8 +471,7 @@ static void test_hostile_protobuf(void **state) {
     assert_bytes_refused(&extra, BB_STATUS_BAD_FILE, "no graph");
 }
 
-/* ---- structure that must be accepted
- * ---------------------------------------------------------------- */
+/* ---- structure that must be accepted --------------------------------------------------------- */
 
 static void test_initializer_that_is_an_input(void **state) {
     (void)state;
@@ -572,8 +566,7 @@ static void test_contrib_operators(void **state) {
     assert_refused(&g, 13, BB_STATUS_UNSUPPORTED, "channels_last");
 }
 
-/* ---- older operator forms
- * ------------------------------------------------------------------------------ */
+/* ---- older operator forms -------------------------------------------------------------------- */
 
 static void test_old_clip_pad_slice(void **state) {
     (void)state;
@@ -688,8 +681,7 @@ static void test_old_batch_norm(void **state) {
     assert_refused(&g, 15, BB_STATUS_UNSUPPORTED, "BatchNormalization (opset 15)");
 }
 
-/* ---- allocation failures
- * ------------------------------------------------------------------------------- */
+/* ---- allocation failures --------------------------------------------------------------------- */
 
 static void test_allocation_failures(void **state) {
     (void)state;

@@ -219,8 +219,7 @@ static void test_quantized_weights_stay(void **state) {
     bb_graph_destroy(n.graph);
 }
 
-/* ---- identities
- * ------------------------------------------------------------------------------------ */
+/* ---- identities ------------------------------------------------------------------------------ */
 
 static void test_removes_identities(void **state) {
     (void)state;
@@ -264,8 +263,7 @@ static void test_keeps_what_only_looks_like_identity(void **state) {
     bb_graph_destroy(n.graph);
 }
 
-/* ---- canonical forms
- * ------------------------------------------------------------------------------- */
+/* ---- canonical forms ------------------------------------------------------------------------- */
 
 static void test_takes_in_pads(void **state) {
     (void)state;
@@ -503,8 +501,7 @@ static void test_allocation_failures(void **state) {
     }
 }
 
-/* ---- real networks
- * ------------------------------------------------------------------------------- */
+/* ---- real networks --------------------------------------------------------------------------- */
 
 static void check_model(const char *name, bool as_float, double tolerance) {
     static const pass passes[] = {bb_pass_prepare_quantized, bb_pass_prepare};
