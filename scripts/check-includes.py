@@ -20,7 +20,6 @@ MAY_INCLUDE = {
     "nn": {"graph", "base"},
     "lower": {"passes", "graph", "model", "encode", "base"},
     "quantize": {"nn", "lower", "passes", "graph", "model", "encode", "base"},
-    "export": {"onnx", "model", "encode", "base"},
     "vision": {"base"},
 }
 # Libraries that only one room may see.
