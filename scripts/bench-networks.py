@@ -17,6 +17,7 @@ import pathlib
 import statistics
 import subprocess
 import sys
+import time
 
 NETWORKS = {
     "resnet18": ("resnet18_imagenet/resnet18_pqf", "imagenet_train1000/train.txt"),
@@ -29,8 +30,6 @@ BITS = ["w8a8", "w4a4", "w2a2", "w1a2", "w1a1"]
 
 def worker(path, threads):
     """Runs in its own process: one inference per line on standard input."""
-    import time
-
     import numpy as np
     import onnxruntime as ort
 
@@ -58,6 +57,7 @@ def int8_variants(onnx_path, out):
                                           quantize_static)
     from onnxruntime.quantization.shape_inference import quant_pre_process
     import onnx
+    import onnx.version_converter
 
     class Random(CalibrationDataReader):
         def __init__(self, model):
@@ -70,8 +70,14 @@ def int8_variants(onnx_path, out):
         def get_next(self):
             return next(self.feeds, None)
 
+    # Per-channel QDQ exists from opset 13 on.
+    model = onnx.load(str(onnx_path))
+    if model.opset_import[0].version < 13:
+        model = onnx.version_converter.convert_version(model, 13)
+    raised = out / (onnx_path.stem + "-13.onnx")
+    onnx.save(model, str(raised))
     prepared = out / (onnx_path.stem + "-prepared.onnx")
-    quant_pre_process(str(onnx_path), str(prepared))
+    quant_pre_process(str(raised), str(prepared), skip_symbolic_shape=True)
     kinds = {"U8S8": dict(weight_type=QuantType.QInt8),
              "U8S8 reduced": dict(weight_type=QuantType.QInt8, reduce_range=True),
              "U8U8": dict(weight_type=QuantType.QUInt8)}
@@ -143,6 +149,7 @@ def measure(args, root, name, threads, out):
         c.turn()
     for _ in range(args.rounds):
         for c in contenders:
+            time.sleep(0.02)  # the threads of the one before must have stopped spinning
             c.seconds.append(c.turn())
     for c in contenders:
         c.close()
