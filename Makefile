@@ -37,7 +37,7 @@ check-arm: ## the NEON kernels under qemu-user (installs a cross compiler)
 	scripts/check-arm.sh
 
 bench: all ## every (M,K) on real layer shapes against oneDNN and OpenBLAS (build/bench.json)
-	OMP_NUM_THREADS=1 $(BUILD)/bench/bench_layers --json $(BUILD)/bench.json
+	env -u OPENBLAS_CORETYPE OMP_NUM_THREADS=1 $(BUILD)/bench/bench_layers --json $(BUILD)/bench.json
 
 bench-networks: all ## whole networks against ONNX Runtime (build/bench-networks.json; needs PyPI)
 	scripts/with-peers.sh $(BUILD) scripts/bench-networks.py --build $(BUILD)
