@@ -37,6 +37,23 @@ typedef struct walk {
     uint8_t *work;
 } walk;
 
+static int32_t floor_half(int32_t w) {
+    return (w - (w & 1)) / 2;
+}
+
+void bb_put_bytes(const bb_conv_route *route, uint8_t *block, int32_t lane, int32_t segment,
+                  const int16_t *weights, int32_t n, bool halved) {
+    const size_t step = (size_t)route->block_channels * 4;
+    int32_t *parity = (int32_t *)(void *)(block + route->block_bytes - step);
+    uint8_t *dst = block + (size_t)segment * (size_t)route->steps * step + (size_t)lane * 4;
+
+    for (int32_t i = 0; i < n; i++) {
+        dst[(size_t)(i / 4) * step + (size_t)(i % 4)] =
+            (uint8_t)(halved ? floor_half(weights[i]) : weights[i]);
+        parity[lane] = weights[i] & 1 ? -1 : 0;
+    }
+}
+
 bool bb_route_merged(const bb_conv_desc *desc) {
     return desc->groups == 1 && (desc->dilation[1] == 1 || desc->kernel[1] == 1);
 }

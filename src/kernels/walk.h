@@ -74,6 +74,13 @@ struct bb_conv_route {
     int32_t extra;         /**< factor of the window sums */
 };
 
+/**
+ * Packs n weights of one channel as bytes, four activations a step: [step][channel][4], and behind
+ * the steps one int32 a channel: -1 where its weights are odd, else 0 (one parity per channel).
+ * halved: floor(w/2) is stored, so that w = 2*stored + parity.
+ */
+void bb_put_bytes(const bb_conv_route *route, uint8_t *block, int32_t lane, int32_t segment,
+                  const int16_t *weights, int32_t n, bool halved);
 /** Fills segments and segment_bytes from group_bytes. */
 void bb_route_segments(const bb_conv_desc *desc, bb_conv_route *route);
 /** True where a segment is a whole kernel row. */

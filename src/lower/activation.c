@@ -222,3 +222,25 @@ bool bb_match_activation(bb_graph *graph, int value, bb_activation *act, int nod
     nodes[1] = consumer;
     return true;
 }
+
+bool bb_affine_of_op(bb_op op, int side, double v, double *gain, double *shift) {
+    *gain = 1;
+    *shift = 0;
+    switch (op) {
+    case BB_OP_MUL:
+        *gain = v;
+        return true;
+    case BB_OP_DIV:
+        *gain = 1 / v;
+        return side == 1;
+    case BB_OP_ADD:
+        *shift = v;
+        return true;
+    case BB_OP_SUB:
+        *gain = side == 1 ? 1 : -1;
+        *shift = side == 1 ? -v : v;
+        return true;
+    default:
+        return false;
+    }
+}

@@ -7,6 +7,9 @@
 
 /** The node that alone uses `value`, or -1 (several users, none, or a graph output). */
 int bb_sole_consumer(const bb_graph *graph, int value);
+/** x op v (side 1: v is the second operand) or v op x (side 0) of Add, Sub, Mul, Div as
+ *  gain*x + shift; false for v / x and other operators. */
+bool bb_affine_of_op(bb_op op, int side, double v, double *gain, double *shift);
 /** A node that is a function of one value with constant parameters. */
 bool bb_activation_of_node(bb_graph *graph, const bb_node *node, bb_activation *act);
 /** The activation that alone uses `value`: nodes[1] makes the result, nodes[0] is the gate of
@@ -46,6 +49,9 @@ bb_status bb_lower_window(const bb_graph *graph, const bb_node *node, bb_geometr
 /** Name, parameter bytes, config and labels of the model. */
 bb_status bb_lower_metadata(const bb_graph *graph, const bb_quantize_options *options,
                             bb_model *model, bb_error *err);
+/** Slopes of a LEAKY activation into a float node: alpha, or a table of one a channel. */
+bb_status bb_lower_set_slopes(bb_model *model, const bb_activation *act, bb_model_node *node,
+                              bb_error *err);
 /** Known dims of an image value as n, c, h, w ([N,C] -> h = w = 1). */
 bool bb_image_dims(const bb_value *value, int64_t dims[4]);
 

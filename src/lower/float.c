@@ -215,14 +215,14 @@ static bool table_float_op(const bb_graph *graph, const bb_block *block, bb_floa
     }
 }
 
-static bb_status set_leaky(bb_lowering *l, const bb_block *block, bb_model_node *node) {
-    const bb_activation *act = &block->activation;
+bb_status bb_lower_set_slopes(bb_model *model, const bb_activation *act, bb_model_node *node,
+                              bb_error *err) {
     node->alpha = act->slopes[0];
     if (act->n_slopes == 1)
         return BB_STATUS_OK;
-    float *slopes = bb_arena_array(l->model->arena, act->n_slopes, sizeof(*slopes));
+    float *slopes = bb_arena_array(model->arena, act->n_slopes, sizeof(*slopes));
     if (!slopes)
-        return bb_fail_memory(l->err, "slopes");
+        return bb_fail_memory(err, "slopes");
     memcpy(slopes, act->slopes, act->n_slopes * sizeof(*slopes));
     node->float_weights = slopes;
     node->n_float_weights = (uint32_t)act->n_slopes;
@@ -249,7 +249,9 @@ static bb_status float_activation(bb_lowering *l, const bb_block *block, int in,
         node->alpha = act->lo;
         node->beta = act->hi;
     }
-    return act->kind == BB_ACTIVATION_LEAKY ? set_leaky(l, block, node) : BB_STATUS_OK;
+    return act->kind == BB_ACTIVATION_LEAKY
+               ? bb_lower_set_slopes(l->model, &block->activation, node, l->err)
+               : BB_STATUS_OK;
 }
 
 /* ---- blocks that compute -------------------------------------------------------------------- */

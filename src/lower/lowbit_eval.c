@@ -439,27 +439,9 @@ static bool affine_node(bb_lowbit *l, const bb_node *node, uint32_t channels, do
     if (!k && node->op != BB_OP_NEG)
         return false;
     for (uint32_t c = 0; c < channels; c++) {
-        double v = k ? parameter(k, c) : -1, gain = 1, shift = 0;
-        switch (node->op) {
-        case BB_OP_NEG:
-        case BB_OP_MUL:
-            gain = v;
-            break;
-        case BB_OP_DIV:
-            if (side == 0)
-                return false;
-            gain = 1 / v;
-            break;
-        case BB_OP_ADD:
-            shift = v;
-            break;
-        case BB_OP_SUB:
-            gain = side == 1 ? 1 : -1;
-            shift = side == 1 ? -v : v;
-            break;
-        default:
+        double gain = -1, shift = 0; /* Neg */
+        if (k && !bb_affine_of_op(node->op, side, parameter(k, c), &gain, &shift))
             return false;
-        }
         scale[c] *= gain;
         bias[c] = bias[c] * gain + shift;
     }

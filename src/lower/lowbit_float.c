@@ -117,16 +117,7 @@ static bb_status float_activation(bb_lowbit *l, const bb_node *node, const bb_ac
     made->beta = act->kind == BB_ACTIVATION_CLIP ? act->hi : (float)act->beta;
     if (act->kind != BB_ACTIVATION_LEAKY)
         return BB_STATUS_OK;
-    made->alpha = act->slopes[0];
-    if (act->n_slopes == 1)
-        return BB_STATUS_OK;
-    float *slopes = bb_arena_array(l->model->arena, act->n_slopes, sizeof(*slopes));
-    if (!slopes)
-        return bb_fail_memory(l->err, "slopes");
-    memcpy(slopes, act->slopes, act->n_slopes * sizeof(*slopes));
-    made->float_weights = slopes;
-    made->n_float_weights = (uint32_t)act->n_slopes;
-    return BB_STATUS_OK;
+    return bb_lower_set_slopes(l->model, act, made, l->err);
 }
 
 static double parameter(const bb_array *a, size_t c) {
@@ -147,34 +138,18 @@ static bool affine_tables(bb_lowbit *l, const bb_node *node, uint32_t channels, 
     if (!norm && (node->n_in != 2 || !k[side] || k[1 - side]))
         return false;
     for (uint32_t c = 0; c < channels; c++) {
-        double v = norm ? 0 : parameter(k[side], c);
-        double gain = 1, shift = 0;
-        switch (node->op) {
-        case BB_OP_BATCH_NORMALIZATION:
+        double gain, shift;
+        if (norm) {
             gain = parameter(k[1], c) /
                    sqrt(parameter(k[4], c) + (double)bb_node_float(node, "epsilon", 1e-5f));
             shift = parameter(k[2], c) - parameter(k[3], c) * gain;
-            break;
-        case BB_OP_MUL:
-            gain = v;
-            break;
-        case BB_OP_DIV:
-            gain = 1 / v;
-            break;
-        case BB_OP_ADD:
-            shift = v;
-            break;
-        case BB_OP_SUB:
-            gain = side == 1 ? 1 : -1;
-            shift = side == 1 ? -v : v;
-            break;
-        default:
+        } else if (!bb_affine_of_op(node->op, side, parameter(k[side], c), &gain, &shift)) {
             return false;
         }
         scale[c] = (float)gain;
         bias[c] = (float)shift;
     }
-    return node->op != BB_OP_DIV || side == 1;
+    return true;
 }
 
 static bb_status float_affine(bb_lowbit *l, const bb_node *node, int *tensor, bool *done) {

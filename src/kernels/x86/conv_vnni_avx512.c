@@ -216,22 +216,9 @@ static double cost(const bb_conv_desc *desc) {
     return tiles * (blocks * (steps * step + 60) + 15 * route.segments);
 }
 
-static int32_t floor_half(int32_t w) {
-    return (w - (w & 1)) / 2;
-}
-
 static void put(const bb_conv_route *route, uint8_t *block, int32_t lane, int32_t segment,
                 const int16_t *weights, int32_t n) {
-    const size_t step = (size_t)route->block_channels * 4;
-    int32_t *parity = (int32_t *)(void *)(block + route->block_bytes - step);
-    uint8_t *dst = block + (size_t)segment * (size_t)route->steps * step + (size_t)lane * 4;
-
-    for (int32_t i = 0; i < n; i++) {
-        const int32_t w = route->variant == DIRECT ? weights[i] : floor_half(weights[i]);
-
-        dst[(size_t)(i / 4) * step + (size_t)(i % 4)] = (uint8_t)w;
-        parity[lane] = weights[i] & 1 ? -1 : 0;
-    }
+    bb_put_bytes(route, block, lane, segment, weights, n, route->variant == HALVED);
 }
 
 BB_WALK_FUNCTIONS(route_of, put)
