@@ -56,17 +56,6 @@ static double clock_ghz(void) {
     return CHAIN / best * 1e-9;
 }
 
-/* Any input does: neither engine's time depends on the values. */
-static void fill_input(cli_net *net) {
-    size_t n = (size_t)net->channels * (size_t)net->height * (size_t)net->width;
-    uint32_t state = 1;
-    for (size_t i = 0; i < n; i++) {
-        state = state * 1664525u + 1013904223u;
-        net->hwc[i] = (uint8_t)(state >> 24);
-    }
-    bb_config_normalize(net->config, net->hwc, net->nchw);
-}
-
 static void fail_memory(bb_error *err) {
     err->status = BB_STATUS_OUT_OF_MEMORY;
     snprintf(err->message, sizeof(err->message), "out of memory for timings");
@@ -250,7 +239,7 @@ int cmd_bench(int argc, char **argv) {
     bb_status status = net_open(args.positional[0], &a.net, &net, &err);
     if (status != BB_STATUS_OK)
         return cli_failed("bench", &err);
-    fill_input(&net);
+    net_fill_random(&net, 1); /* neither engine's time depends on the values */
     status = measure(&net, a.reps, &result, &err);
     if (status == BB_STATUS_OK) {
         print_result(&net, &a, &result, (cli_format)format);

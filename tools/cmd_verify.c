@@ -191,20 +191,10 @@ static void print_sqnr(const recording *r) {
 
 /* ---- images ---------------------------------------------------------------------------------- */
 
-static void random_input(cli_net *net, size_t image) {
-    size_t n = (size_t)net->channels * (size_t)net->height * (size_t)net->width;
-    uint32_t state = (uint32_t)image * 2654435761u + 1;
-    for (size_t i = 0; i < n; i++) {
-        state = state * 1664525u + 1013904223u;
-        net->hwc[i] = (uint8_t)(state >> 24);
-    }
-    bb_config_normalize(net->config, net->hwc, net->nchw);
-}
-
 static bb_status load_input(cli_net *net, const bb_dataset *data, size_t i, bb_error *err) {
     bb_image image;
     if (!data) {
-        random_input(net, i);
+        net_fill_random(net, (uint32_t)i * 2654435761u + 1);
         return BB_STATUS_OK;
     }
     bb_status status = bb_dataset_image(data, i, &image, err);

@@ -290,6 +290,15 @@ bb_status net_run(cli_net *net, const bb_image *image, bb_error *err) {
     return status == BB_STATUS_OK ? net_run_prepared(net, err) : status;
 }
 
+void net_fill_random(cli_net *net, uint32_t seed) {
+    size_t n = (size_t)net->channels * (size_t)net->height * (size_t)net->width;
+    for (size_t i = 0; i < n; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        net->hwc[i] = (uint8_t)(seed >> 24);
+    }
+    bb_config_normalize(net->config, net->hwc, net->nchw);
+}
+
 bb_status net_labels_text(const cli_net *net, char **text, bb_error *err) {
     size_t size = 1;
     *text = NULL;

@@ -61,6 +61,8 @@ void net_close(cli_net *net);
 bb_status net_run(cli_net *net, const bb_image *image, bb_error *err);
 /** Runs on whatever net->nchw (or net->hwc) holds now: what `bench` times. */
 bb_status net_run_prepared(cli_net *net, bb_error *err);
+/** Made-up pixels as the input, the same for the same seed. */
+void net_fill_random(cli_net *net, uint32_t seed);
 /** The class names, newline-separated, or NULL where there are none. Release with free(). */
 bb_status net_labels_text(const cli_net *net, char **text, bb_error *err);
 /** "w4a4" or "float". */
