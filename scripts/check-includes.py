@@ -20,6 +20,7 @@ MAY_INCLUDE = {
     "nn": {"graph", "base"},
     "lower": {"passes", "graph", "model", "encode", "base"},
     "quantize": {"nn", "lower", "passes", "graph", "model", "encode", "base"},
+    "train": {"quantize", "lower", "nn", "passes", "onnx", "vision", "graph", "model", "encode", "base"},
     "vision": {"base"},
 }
 # Libraries that only one room may see.
