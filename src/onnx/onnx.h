@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/** @file onnx.h  ONNX, QDQ and QONNX files -> graph (untrusted input), model -> QONNX. */
+/** @file onnx.h  ONNX, QDQ and QONNX files -> graph (untrusted input), graph -> ONNX,
+ *  model -> QONNX. */
 #ifndef BB_ONNX_H
 #define BB_ONNX_H
 

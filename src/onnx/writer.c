@@ -3,7 +3,7 @@
 #include "onnx.pb-c.h"
 #include <string.h>
 
-enum { IR_VERSION = 7, OPSET = 13 };
+enum { DEFAULT_OPSET = 13 };
 static char qonnx_domain[] = "qonnx.custom_op.general";
 
 typedef struct pointers {
@@ -15,6 +15,7 @@ struct bb_onnx_writer {
     bb_arena *arena; /* everything but the pointer arrays */
     pointers nodes, initializers, inputs, outputs;
     char *graph_name;
+    int opset;
     size_t counter;
     bool failed;
 };
@@ -60,6 +61,7 @@ bb_onnx_writer *bb_onnx_writer_create(const char *graph_name) {
         bb_free(w);
         return NULL;
     }
+    w->opset = DEFAULT_OPSET;
     w->graph_name = copy(w, graph_name && *graph_name ? graph_name : "bitbranch");
     return w;
 }
@@ -75,52 +77,69 @@ void bb_onnx_writer_destroy(bb_onnx_writer *w) {
     bb_free(w);
 }
 
+void bb_onnx_set_opset(bb_onnx_writer *w, int opset) {
+    w->opset = opset;
+}
+
 /* ---- constants ------------------------------------------------------------------------------ */
 
 /* Raw data is little-endian, as is every machine this library runs on (format.h). */
-static const char *constant(bb_onnx_writer *w, const char *hint, int type, const void *data,
-                            size_t element, int rank, const int64_t *dims) {
+static char *constant(bb_onnx_writer *w, char *name, int type, const void *data, size_t bytes,
+                      int rank, const int64_t *dims) {
     Onnx__TensorProto *t = allocate(w, 1, sizeof(*t));
-    size_t n;
-    if (!t || !bb_dims_product(dims, (size_t)rank, &n)) {
-        w->failed = true;
+    if (!t)
         return NULL;
-    }
     onnx__tensor_proto__init(t);
-    t->name = unique(w, hint);
+    t->name = name;
     t->n_dims = (size_t)rank;
     t->dims = allocate(w, (size_t)rank, sizeof(*t->dims));
     t->has_data_type = 1;
     t->data_type = type;
     t->has_raw_data = 1;
-    t->raw_data.len = n * element;
-    t->raw_data.data = allocate(w, n, element);
+    t->raw_data.len = bytes;
+    t->raw_data.data = allocate(w, bytes, 1);
     if (w->failed)
         return NULL;
     if (rank)
         memcpy(t->dims, dims, (size_t)rank * sizeof(*dims));
-    memcpy(t->raw_data.data, data, n * element);
+    if (bytes)
+        memcpy(t->raw_data.data, data, bytes);
     push(w, &w->initializers, t);
     return t->name;
 }
 
+static const char *new_constant(bb_onnx_writer *w, const char *hint, int type, const void *data,
+                                size_t element, int rank, const int64_t *dims) {
+    size_t n;
+    if (!bb_dims_product(dims, (size_t)rank, &n)) {
+        w->failed = true;
+        return NULL;
+    }
+    return constant(w, unique(w, hint), type, data, n * element, rank, dims);
+}
+
+void bb_onnx_tensor(bb_onnx_writer *w, const char *name, int type, const void *data, size_t bytes,
+                    int rank, const int64_t *dims) {
+    constant(w, copy(w, name), type, data, bytes, rank, dims);
+}
+
 const char *bb_onnx_floats(bb_onnx_writer *w, const char *hint, const float *data, int rank,
                            const int64_t *dims) {
-    return constant(w, hint, BB_ONNX_F32, data, sizeof(*data), rank, dims);
+    return new_constant(w, hint, BB_ONNX_F32, data, sizeof(*data), rank, dims);
 }
 
 const char *bb_onnx_doubles(bb_onnx_writer *w, const char *hint, const double *data, int rank,
                             const int64_t *dims) {
-    return constant(w, hint, BB_ONNX_F64, data, sizeof(*data), rank, dims);
+    return new_constant(w, hint, BB_ONNX_F64, data, sizeof(*data), rank, dims);
 }
 
 const char *bb_onnx_ints(bb_onnx_writer *w, const char *hint, const int64_t *data, size_t n) {
     int64_t dims[1] = {(int64_t)n};
-    return constant(w, hint, BB_ONNX_I64, data, sizeof(*data), 1, dims);
+    return new_constant(w, hint, BB_ONNX_I64, data, sizeof(*data), 1, dims);
 }
 
 const char *bb_onnx_float(bb_onnx_writer *w, const char *hint, float value) {
-    return constant(w, hint, BB_ONNX_F32, &value, sizeof(value), 0, NULL);
+    return new_constant(w, hint, BB_ONNX_F32, &value, sizeof(value), 0, NULL);
 }
 
 /* ---- nodes ---------------------------------------------------------------------------------- */
@@ -130,27 +149,42 @@ static bool is_qonnx(const char *op) {
            strcmp(op, "MultiThreshold") == 0;
 }
 
-const char *bb_onnx_node(bb_onnx_writer *w, const char *op, int n_in, const char *const *in,
-                         const char *output) {
+static char **copy_names(bb_onnx_writer *w, int n, const char *const *names) {
+    char **copies = allocate(w, (size_t)n, sizeof(*copies));
+    for (int i = 0; copies && i < n; i++)
+        copies[i] = copy(w, names[i]);
+    return copies;
+}
+
+static void add_node(bb_onnx_writer *w, const char *op, char *name, int n_in, const char *const *in,
+                     int n_out, const char *const *out) {
     Onnx__NodeProto *node = allocate(w, 1, sizeof(*node));
     if (!node)
-        return NULL;
+        return;
     onnx__node_proto__init(node);
-    node->name = unique(w, op);
+    node->name = name;
     node->op_type = copy(w, op);
     if (is_qonnx(op))
         node->domain = qonnx_domain;
     node->n_input = (size_t)n_in;
-    node->input = allocate(w, (size_t)n_in, sizeof(*node->input));
-    node->n_output = 1;
-    node->output = allocate(w, 1, sizeof(*node->output));
-    if (w->failed)
-        return NULL;
-    for (int i = 0; i < n_in; i++)
-        node->input[i] = copy(w, in[i]);
-    node->output[0] = output ? copy(w, output) : node->name;
-    push(w, &w->nodes, node);
-    return node->output[0];
+    node->input = copy_names(w, n_in, in);
+    node->n_output = (size_t)n_out;
+    node->output = copy_names(w, n_out, out);
+    if (!w->failed)
+        push(w, &w->nodes, node);
+}
+
+const char *bb_onnx_node(bb_onnx_writer *w, const char *op, int n_in, const char *const *in,
+                         const char *output) {
+    char *name = unique(w, op);
+    const char *out = output ? copy(w, output) : name;
+    add_node(w, op, name, n_in, in, 1, &out);
+    return w->failed ? NULL : out;
+}
+
+void bb_onnx_named_node(bb_onnx_writer *w, const char *op, const char *name, int n_in,
+                        const char *const *in, int n_out, const char *const *out) {
+    add_node(w, op, copy(w, name), n_in, in, n_out, out);
 }
 
 static Onnx__AttributeProto *attribute(bb_onnx_writer *w, const char *name,
@@ -209,6 +243,18 @@ void bb_onnx_set_ints(bb_onnx_writer *w, const char *name, const int64_t *values
     memcpy(a->ints, values, n * sizeof(*values));
 }
 
+void bb_onnx_set_floats(bb_onnx_writer *w, const char *name, const float *values, size_t n) {
+    Onnx__AttributeProto *a = attribute(w, name, ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__FLOATS);
+    if (!a)
+        return;
+    a->floats = allocate(w, n, sizeof(*values));
+    if (!a->floats)
+        return;
+    a->n_floats = n;
+    if (n)
+        memcpy(a->floats, values, n * sizeof(*values));
+}
+
 /* ---- inputs, outputs, file ------------------------------------------------------------------ */
 
 static Onnx__TensorShapeProto *shape_of(bb_onnx_writer *w, int rank, const int64_t *dims) {
@@ -231,7 +277,7 @@ static Onnx__TensorShapeProto *shape_of(bb_onnx_writer *w, int rank, const int64
     return shape;
 }
 
-static void add_info(bb_onnx_writer *w, pointers *list, const char *name, int rank,
+static void add_info(bb_onnx_writer *w, pointers *list, const char *name, int element, int rank,
                      const int64_t *dims) {
     Onnx__ValueInfoProto *info = allocate(w, 1, sizeof(*info));
     Onnx__TypeProto *type = allocate(w, 1, sizeof(*type));
@@ -242,8 +288,9 @@ static void add_info(bb_onnx_writer *w, pointers *list, const char *name, int ra
     onnx__type_proto__init(type);
     onnx__type_proto__tensor__init(tensor);
     tensor->has_elem_type = 1;
-    tensor->elem_type = BB_ONNX_F32;
-    tensor->shape = shape_of(w, rank, dims);
+    tensor->elem_type = element;
+    if (rank >= 0)
+        tensor->shape = shape_of(w, rank, dims);
     type->value_case = ONNX__TYPE_PROTO__VALUE_TENSOR_TYPE;
     type->tensor_type = tensor;
     info->name = copy(w, name);
@@ -251,12 +298,28 @@ static void add_info(bb_onnx_writer *w, pointers *list, const char *name, int ra
     push(w, list, info);
 }
 
+void bb_onnx_typed_input(bb_onnx_writer *w, const char *name, int type, int rank,
+                         const int64_t *dims) {
+    add_info(w, &w->inputs, name, type, rank, dims);
+}
+
+void bb_onnx_typed_output(bb_onnx_writer *w, const char *name, int type, int rank,
+                          const int64_t *dims) {
+    add_info(w, &w->outputs, name, type, rank, dims);
+}
+
 void bb_onnx_input(bb_onnx_writer *w, const char *name, int rank, const int64_t *dims) {
-    add_info(w, &w->inputs, name, rank, dims);
+    bb_onnx_typed_input(w, name, BB_ONNX_F32, rank, dims);
 }
 
 void bb_onnx_output(bb_onnx_writer *w, const char *name, int rank, const int64_t *dims) {
-    add_info(w, &w->outputs, name, rank, dims);
+    bb_onnx_typed_output(w, name, BB_ONNX_F32, rank, dims);
+}
+
+/* The format's version that goes with an opset (ONNX, docs/Versioning.md): 7 for 13, 8 for 15 to
+ * 18, 9 for 19 and 20, 10 for 21. */
+static int ir_version(int opset) {
+    return opset >= 21 ? 10 : opset >= 19 ? 9 : opset >= 15 ? 8 : 7;
 }
 
 static bb_status pack(const Onnx__ModelProto *model, const char *path, bb_error *err) {
@@ -280,7 +343,7 @@ bb_status bb_onnx_write_file(bb_onnx_writer *w, const char *path, bb_error *err)
     Onnx__OperatorSetIdProto *sets[] = {&onnx, &qonnx};
     onnx.domain = plain;
     onnx.has_version = qonnx.has_version = 1;
-    onnx.version = OPSET;
+    onnx.version = w->opset;
     qonnx.domain = qonnx_domain;
     qonnx.version = 1;
     graph.name = w->graph_name;
@@ -293,7 +356,7 @@ bb_status bb_onnx_write_file(bb_onnx_writer *w, const char *path, bb_error *err)
     graph.n_output = w->outputs.n;
     graph.output = (Onnx__ValueInfoProto **)w->outputs.data;
     model.has_ir_version = 1;
-    model.ir_version = IR_VERSION;
+    model.ir_version = ir_version(w->opset);
     model.producer_name = producer;
     model.n_opset_import = 2;
     model.opset_import = sets;
