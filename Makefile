@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 MESON_FLAGS ?=
 
 .PHONY: all help deps demo check check-all check-peers check-sanitize check-arm check-format \
-	bench bench-networks install clean format
+	bench bench-gemm bench-networks install clean format
 all: $(BUILD)/build.ninja ## build the libraries and the command
 	ninja -C $(BUILD)
 
@@ -36,8 +36,17 @@ check-peers: all ## compare with ONNX Runtime (needs PyPI)
 check-arm: ## the NEON kernels under qemu-user (installs a cross compiler)
 	scripts/check-arm.sh
 
+# ISA=avx2 limits both sides to AVX2 and writes to files of their own.
+ISA ?=
+TAG = $(if $(ISA),-$(ISA))
+LIMIT_avx2 = BITBRANCH_CPU=avx2 DNNL_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell
+BENCH = env -u OPENBLAS_CORETYPE OMP_NUM_THREADS=1 $(LIMIT_$(ISA)) $(BUILD)/bench
+
 bench: all ## every (M,K) on real layer shapes against oneDNN and OpenBLAS (build/bench.json)
-	env -u OPENBLAS_CORETYPE OMP_NUM_THREADS=1 $(BUILD)/bench/bench_layers --json $(BUILD)/bench.json
+	$(BENCH)/bench_layers --json $(BUILD)/bench$(TAG).json
+
+bench-gemm: all ## square products against naive float, OpenBLAS, oneDNN (build/bench-gemm.json)
+	$(BENCH)/bench_gemm --json $(BUILD)/bench-gemm$(TAG).json
 
 bench-networks: all ## whole networks against ONNX Runtime (build/bench-networks.json; needs PyPI)
 	scripts/with-peers.sh $(BUILD) scripts/bench-networks.py --build $(BUILD)

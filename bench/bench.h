@@ -7,10 +7,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/** A square convolution layer, stride 1, "same" zero padding. */
+/** A convolution layer, stride 1, "same" zero padding, square kernel. */
 typedef struct bench_shape {
     const char *name;
-    int in_channels, out_channels, size, kernel, groups;
+    int in_channels, out_channels, height, width, kernel, groups;
 } bench_shape;
 
 /** Multiply-accumulates of one run. */
@@ -24,14 +24,24 @@ typedef struct bench_runner {
     void *state;
     void (*run)(void *state);
     void (*destroy)(void *state);
+    double whole; /**< times are multiplied by this where run() does only a part; 0 = all of it */
 } bench_runner;
 
 /** Each fills *runner or prints why it cannot and returns false. */
 bool bench_own_layer(const bench_shape *shape, int weight_bits, int activation_bits,
                      const char *kernel, bench_runner *runner);
 bool bench_onednn_conv(const bench_shape *shape, bool int8, bench_runner *runner);
-/** sgemm of the same product as a matrix: out_channels x (size*size) x depth, without im2col. */
+/** sgemm of the same product as a matrix: out_channels x (height*width) x depth, no im2col. */
 bool bench_openblas_gemm(const bench_shape *shape, bench_runner *runner);
+
+/** Square products of n rows. Ours: odd integers of M and K bits, written to c[n*n]; false also
+ *  where its result is wrong. */
+bool bench_own_gemm(int n, int weight_bits, int activation_bits, const char *kernel, int32_t *c,
+                    bench_runner *runner);
+/** u8 times s8 to s32, or f32. */
+bool bench_onednn_gemm(int n, bool int8, bench_runner *runner);
+/** The plain triple loop on floats, `rows` of n rows, its time scaled to all of them. */
+bool bench_naive_gemm(int n, int rows, bench_runner *runner);
 
 /** Seconds of one call, medians over `rounds` rounds in which every runner takes its turn; short
  *  calls are repeated within a turn until it lasts `turn_seconds`. */

@@ -10,12 +10,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define SQUARE(name, in, out, size, kernel, groups)                                                \
+    { name, in, out, size, size, kernel, groups }
 static const bench_shape shapes[] = {
-    {"3x3 256ch 14x14", 256, 256, 14, 3, 1},   {"3x3 128ch 28x28", 128, 128, 28, 3, 1},
-    {"3x3 64ch 56x56", 64, 64, 56, 3, 1},      {"3x3 512ch 7x7", 512, 512, 7, 3, 1},
-    {"1x1 64-256 56x56", 64, 256, 56, 1, 1},   {"1x1 256-256 14x14", 256, 256, 14, 1, 1},
-    {"1x1 96-24 56x56", 96, 24, 56, 1, 1},     {"dw3x3 96 56x56", 96, 96, 56, 3, 96},
-    {"dw3x3 512 14x14", 512, 512, 14, 3, 512},
+    SQUARE("3x3 256ch 14x14", 256, 256, 14, 3, 1),
+    SQUARE("3x3 128ch 28x28", 128, 128, 28, 3, 1),
+    SQUARE("3x3 64ch 56x56", 64, 64, 56, 3, 1),
+    SQUARE("3x3 512ch 7x7", 512, 512, 7, 3, 1),
+    SQUARE("1x1 64-256 56x56", 64, 256, 56, 1, 1),
+    SQUARE("1x1 256-256 14x14", 256, 256, 14, 1, 1),
+    SQUARE("1x1 96-24 56x56", 96, 24, 56, 1, 1),
+    SQUARE("dw3x3 96 56x56", 96, 96, 56, 3, 96),
+    SQUARE("dw3x3 512 14x14", 512, 512, 14, 3, 512),
 };
 
 enum { PAIRS = 64, RIVALS = 3, DEFAULT_ROUNDS = 30 };

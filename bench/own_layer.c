@@ -56,7 +56,7 @@ static bb_model *build_model(const bench_shape *s, uint32_t k, uint32_t m) {
     uint32_t rows = (uint32_t)s->out_channels, depth = (uint32_t)(s->in_channels / s->groups);
     uint32_t taps = (uint32_t)(s->kernel * s->kernel);
     bb_model *model = bb_model_create();
-    int64_t in_dims[4] = {1, s->size, s->size, s->in_channels};
+    int64_t in_dims[4] = {1, s->height, s->width, s->in_channels};
     int64_t out_dims[4] = {-1, -1, -1, s->out_channels};
     int in = bb_model_add_tensor(model, "in", BB_TENSOR_CODE, 4, in_dims);
     int out = bb_model_add_tensor(model, "out", BB_TENSOR_CODE, 4, out_dims);

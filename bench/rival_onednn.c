@@ -57,8 +57,8 @@ static dnnl_primitive_attr_t attributes(const bench_shape *s, bool int8) {
 
 static bool create_primitive(conv_state *c, const bench_shape *s, bool int8, char *name,
                              size_t name_size) {
-    dnnl_dims_t src = {1, s->in_channels, s->size, s->size};
-    dnnl_dims_t dst = {1, s->out_channels, s->size, s->size};
+    dnnl_dims_t src = {1, s->in_channels, s->height, s->width};
+    dnnl_dims_t dst = {1, s->out_channels, s->height, s->width};
     dnnl_dims_t grouped_weights = {s->groups, s->out_channels / s->groups,
                                    s->in_channels / s->groups, s->kernel, s->kernel};
     dnnl_dims_t weights = {s->out_channels, s->in_channels, s->kernel, s->kernel};

@@ -37,7 +37,7 @@ bool bench_openblas_gemm(const bench_shape *s, bench_runner *runner) {
         return false;
     }
     g->rows = s->out_channels;
-    g->columns = s->size * s->size;
+    g->columns = s->height * s->width;
     g->depth = s->in_channels * s->kernel * s->kernel;
     g->a = matrix((size_t)g->rows * (size_t)g->depth);
     g->b = matrix((size_t)g->depth * (size_t)g->columns);

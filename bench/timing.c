@@ -10,7 +10,7 @@ double bench_seconds(void) {
 }
 
 double bench_macs(const bench_shape *s) {
-    return (double)s->in_channels / s->groups * s->out_channels * s->size * s->size * s->kernel *
+    return (double)s->in_channels / s->groups * s->out_channels * s->height * s->width * s->kernel *
            s->kernel;
 }
 
@@ -39,18 +39,20 @@ static double turn(const bench_runner *r, int calls) {
     double start = bench_seconds();
     for (int i = 0; i < calls; i++)
         r->run(r->state);
-    return (bench_seconds() - start) / calls;
+    return (bench_seconds() - start) / calls * (r->whole > 0 ? r->whole : 1);
 }
 
 void bench_interleaved(bench_runner *const *runners, size_t n, int rounds, double turn_seconds,
                        double *median, double *best) {
+    enum { MANY = 100 };
     double *times = malloc(n * (size_t)rounds * sizeof(*times));
     int *calls = malloc(n * sizeof(*calls));
     if (!times || !calls)
         abort();
     for (size_t i = 0; i < n; i++) {
-        turn(runners[i], 1);
         double once = turn(runners[i], 1);
+        if (once < MANY * turn_seconds)
+            once = turn(runners[i], 1); /* the first call may have been a cold one */
         calls[i] = once < turn_seconds ? (int)(turn_seconds / once) + 1 : 1;
     }
     for (int round = 0; round < rounds; round++)
