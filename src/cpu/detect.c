@@ -42,8 +42,9 @@ uint32_t bb_cpu_detect(void) {
         return 0;
     flags |= BB_CPU_SSSE3;
     states = saved_states(ecx);
-    if ((states & ymm) != ymm || !__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) ||
-        !(ebx & (1u << 5)))
+    /* Every processor with AVX2 worth the name has FMA; the requantizers use both. */
+    if ((states & ymm) != ymm || !(ecx & (1u << 12)) ||
+        !__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !(ebx & (1u << 5)))
         return flags;
     flags |= BB_CPU_AVX2;
     if ((states & zmm) == zmm)

@@ -139,6 +139,13 @@ static bb_status allocate_vectors(bb_engine *engine, size_t classes, bb_border *
     return *vectors ? BB_STATUS_OK : bb_fail_memory(err, "border vectors");
 }
 
+static bool all_zero(const int32_t *values, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (values[i] != 0)
+            return false;
+    return true;
+}
+
 static bb_status fill_vectors(bb_engine *engine, const bb_border_input *in,
                               const axis_classes *rows, const axis_classes *columns,
                               bb_border *border, bb_error *err) {
@@ -158,6 +165,7 @@ static bb_status fill_vectors(bb_engine *engine, const bb_border_input *in,
                 *at = (int32_t)class_sum(&sums, d->kernel[1], rows->range[r], columns->range[k]);
     }
     bb_free(sums.corner);
+    border->all_zero = all_zero(vectors, rows->n * columns->n * border->padded);
     return BB_STATUS_OK;
 }
 

@@ -50,6 +50,7 @@ typedef struct bb_border {
     const uint16_t *column_class; /**< [out_width] */
     const int32_t *run_end;       /**< [out_width]: first column from x on of another class */
     const int32_t *vectors;       /**< [row class][column class][padded] */
+    bool all_zero;                /**< the vectors hold nothing but zeros */
     size_t padded;
 } bb_border;
 

@@ -134,97 +134,19 @@ static void build_table(builder *b, bb_requant_tables *t) {
     t->limit = (int32_t)n - 1;
 }
 
-/* ---- LINEAR in float ---------------------------------------------------------------------------
- *
- * Code(Z) = trunc(min(fl(fl(Z)*m + a), limit)) is monotonic in Z, because conversion, product, sum
- * and truncation are. So it equals the exact code for every Z if it does on both sides of each of
- * the exact code's steps. The steps are known; m and a are chosen to keep clear of them, and then
- * every side of every step is tried. Where one fails, the layer stays with double.
- */
-
-static int64_t floor_divide(int64_t a, int64_t b) {
-    return a / b - ((a % b != 0) && ((a < 0) != (b < 0)));
-}
-
-/* The step of code i: for mult > 0 the first Z with a code >= i, for mult < 0 the last one. */
-static int64_t step_of(const bb_requant *r, size_t s, int64_t i) {
-    const int64_t d = i * ((int64_t)1 << r->shift[s]) - r->add[s];
-    return r->mult[s] > 0 ? -floor_divide(-d, r->mult[s]) : floor_divide(d, r->mult[s]);
-}
-
-static bool reachable(int64_t z, int64_t max_z1) {
-    return z >= -max_z1 && z <= max_z1;
-}
-
-/* At step t the exact value exceeds i by d in [0, |m|). Shifting a so that these d lie in the
- * middle of that range leaves the most room for rounding on both sides. */
-static double centred_add(const bb_requant *r, size_t s, int64_t limit, int64_t max_z1) {
-    const double m = (double)r->mult[s] * down(r->shift[s]);
-    const double a = (double)r->add[s] * down(r->shift[s]), width = m < 0 ? -m : m;
-    double least = width, most = 0;
-    for (int64_t i = 1; i <= limit; i++) {
-        const int64_t t = step_of(r, s, i);
-        if (!reachable(t, max_z1))
-            continue;
-        const double d = (double)t * m + (a - (double)i);
-        least = d < least ? d : least;
-        most = d > most ? d : most;
-    }
-    return least > most ? a : a + (width - least - most) / 2;
-}
-
-static float float_value(int64_t z, float mult, float add) {
-    const float product = (float)z * mult;
-    return product + add;
-}
-
-/* Code i belongs to the Z on one side of its step, as far as they are reachable. The nearest ones
- * to the step on both sides decide for all. */
-static bool step_agrees(int64_t step, bool rising, int64_t i, int64_t max_z1, float mult,
-                        float add) {
-    int64_t on = step, off = rising ? step - 1 : step + 1;
-    on = on < -max_z1 && rising ? -max_z1 : on > max_z1 && !rising ? max_z1 : on;
-    off = off > max_z1 && rising ? max_z1 : off < -max_z1 && !rising ? -max_z1 : off;
-    if (reachable(on, max_z1) && !(float_value(on, mult, add) >= (float)i))
-        return false;
-    return !reachable(off, max_z1) || float_value(off, mult, add) < (float)i;
-}
-
-static bool steps_agree(const bb_requant *r, size_t s, int64_t limit, int64_t max_z1, float mult,
-                        float add) {
-    for (int64_t i = 1; i <= limit; i++)
-        if (!step_agrees(step_of(r, s, i), r->mult[s] > 0, i, max_z1, mult, add))
-            return false;
-    return true;
-}
-
-static bool float_channel(const bb_requant *r, size_t s, int64_t limit, int64_t max_z1, float *mult,
-                          float *add) {
-    if (r->mult[s] == 0) {
-        const int64_t code = floor_divide(r->add[s], (int64_t)1 << r->shift[s]);
-        *mult = 0.0f;
-        *add = code < 0 ? 0.0f : code > limit ? (float)limit : (float)code;
-        return true;
-    }
-    *mult = (float)((double)r->mult[s] * down(r->shift[s]));
-    *add = (float)centred_add(r, s, limit, max_z1);
-    return steps_agree(r, s, limit, max_z1, *mult, *add);
-}
-
-/* Sets mult_f and add_f if all channels allow it. The reference stays with the definition. */
-static void build_float(builder *b, const bb_requant_use *use, bb_requant_tables *t) {
-    const bb_requant *r = b->requant;
-    if (b->engine->requant == &bb_requant_ref || t->has_z2 || r->neg_mult || use->averages ||
-        t->limit > 255)
+/* The reference stays with the definition. */
+static void build_floats(builder *b, const bb_requant_use *use, bb_requant_tables *t) {
+    const bb_plan_tensor *second = t->has_z2 ? &b->engine->tensors[use->z2_tensor] : NULL;
+    const bb_requant_range range = {
+        .max_z1 = use->max_z1, .max_u2 = second ? second->top : 0, .averages = use->averages};
+    if (b->engine->requant == &bb_requant_ref)
         return;
-    float *mult = channel_array(b, sizeof(*mult)), *add = channel_array(b, sizeof(*add));
-    if (b->failed)
-        return;
-    for (size_t c = 0; c < b->channels; c++)
-        if (!float_channel(r, source(b, c), t->limit, use->max_z1, &mult[c], &add[c]))
-            return;
-    t->mult_f = mult;
-    t->add_f = add;
+    const bb_requant_floats room = {.mult = channel_array(b, sizeof(float)),
+                                    .mult2 = channel_array(b, sizeof(float)),
+                                    .low = channel_array(b, sizeof(float)),
+                                    .high = channel_array(b, sizeof(float))};
+    if (!b->failed)
+        bb_requant_use_floats(t, &range, &room);
 }
 
 /* ---- one output --------------------------------------------------------------------------------
@@ -240,7 +162,7 @@ static void build_kind(builder *b, const bb_requant_use *use, bb_plan_output *ou
     bb_requant_tables *t = &out->tables;
     if (r->kind == BB_REQUANT_LINEAR) {
         build_linear(b, t);
-        build_float(b, use, t);
+        build_floats(b, use, t);
         out->fn = kernels->linear;
     } else if (r->kind == BB_REQUANT_THRESHOLDS) {
         build_thresholds(b, t);

@@ -84,6 +84,7 @@ static void start_tiles(tile_state *s, const bb_context *context, const bb_plan_
         s->out[i] = bb_tensor_data(context, plan->out[i].tensor);
         s->job[i] = (bb_requant_job){.z1_type = BB_ELEMENT_I32,
                                      .z1_shift = 1,
+                                     .no_border = plan->conv->border.all_zero,
                                      .count = 1,
                                      .out_stride = (size_t)out->c,
                                      .out_type = tensors[plan->out[i].tensor].type};

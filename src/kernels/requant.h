@@ -10,10 +10,10 @@
  *     Z2 = 2*z2 - zero2
  * and then LINEAR, THRESHOLDS, INDEXED or FLOAT of model.h.
  *
- * The vector kernels work in double. Every product and every sum of LINEAR is an integer below
- * 2^53 in magnitude (checked by bb_model_validate as a sum of magnitudes, so any order of
- * summation is covered), and scaling the constants by 2^-shift beforehand only moves the exponent:
- * the double result is exact. After clamping, truncation is the floor.
+ * The vector kernels work in double, or in float where that is proved. In double, every product and
+ * every sum of LINEAR is an integer below 2^53 in magnitude (checked by bb_model_validate as a sum
+ * of magnitudes, so any order of summation is covered), and scaling the constants by 2^-shift
+ * beforehand only moves the exponent: the result is exact. After clamping, truncation is the floor.
  */
 #ifndef BB_REQUANT_H
 #define BB_REQUANT_H
@@ -51,9 +51,11 @@ typedef struct bb_requant_tables {
     /* The same times 2^-shift; -zero2*mult2 is part of add and neg_add, and mult2 is doubled, so
      * that they apply to the second operand's plain code. */
     const double *mult_d, *mult2_d, *add_d, *neg_mult_d, *neg_mult2_d, *neg_add_d, *off_d;
-    /* LINEAR where the plan has proved float enough (plan_requant.c), else NULL: the code is
-     * trunc(min(Z1*mult_f + add_f, limit)) or 0 below, product and sum rounded to float each. */
-    const float *mult_f, *add_f;
+    /* LINEAR in float, as far as requant_float.c has proved it, else NULL. high_f NULL: the code is
+     * the clamped trunc(Z1*mult_f + low_f). Else the exact value lies between the float values of
+     * Z1*mult_f + u2*mult2_f plus low_f and plus high_f (u2 the second operand's code): where both
+     * give one code it is right, elsewhere the double form decides. */
+    const float *mult_f, *mult2_f, *low_f, *high_f;
     /* THRESHOLDS: u' = limit - #{i : t[i*padded + c] > (Z1 ^ flip[c])}; t ascends with i. flip is
      * -1 (all bits) where u' falls with Z1, because Z1 <= t is ~Z1 >= ~t. */
     const int32_t *thresholds, *flip;
@@ -70,6 +72,7 @@ typedef struct bb_requant_job {
     bb_element z1_type;
     int z1_shift;          /**< 0 or 1 */
     const int32_t *border; /**< [padded], indexed by absolute channel */
+    bool no_border;        /**< border is known to be all zeros */
     const void *z2;        /**< U8 or U16; read only where tables->has_z2 */
     size_t z2_stride;
     bb_element z2_type;
@@ -79,6 +82,28 @@ typedef struct bb_requant_job {
     size_t out_stride;
     bb_element out_type; /**< U8 or U16; F32 for FLOAT */
 } bb_requant_job;
+
+/* ---- LINEAR in float: requant_float.c -----------------------------------------------------------
+ */
+
+/** What the operands of a requantizer keep to. */
+typedef struct bb_requant_range {
+    int64_t max_z1; /**< |Z1| at most */
+    int32_t max_u2; /**< largest second code; 0 without one */
+    bool averages;  /**< count may differ from 1 */
+} bb_requant_range;
+
+/** Room for the float constants, [padded] each. */
+typedef struct bb_requant_floats {
+    float *mult, *mult2, *low, *high;
+} bb_requant_floats;
+
+/**
+ * Fills `room` and points the tables at what was proved; without a proof they stay without a float
+ * form. Reads the integer and the double constants.
+ */
+void bb_requant_use_floats(bb_requant_tables *tables, const bb_requant_range *range,
+                           const bb_requant_floats *room);
 
 typedef void (*bb_requant_fn)(const bb_requant_tables *tables, const bb_requant_job *job);
 

@@ -2,7 +2,7 @@
 /* Eight channels at a time, channels outside so that their constants stay in registers. The last
  * channels of a tile (n_channels % 8) go through copies of 8 lanes, because neither the tile nor
  * the output may be touched beyond its end. */
-#include "kernels/requant.h"
+#include "kernels/x86/requant_x86.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -152,34 +152,6 @@ INLINE void linear_groups(const bb_requant_tables *t, const bb_requant_job *shar
     }
 }
 
-INLINE void single_groups(const bb_requant_tables *t, const bb_requant_job *shared,
-                          bb_element type) {
-    const bb_requant_job copy = *shared, *job = &copy;
-    const __m128i shift = _mm_cvtsi32_si128(job->z1_shift);
-    const __m256 limit = _mm256_set1_ps((float)t->limit);
-    for (int32_t i = 0; i + LANES <= job->n_channels; i += LANES) {
-        const size_t c = (size_t)(job->c0 + i), lane = (size_t)i;
-        const __m256i border = _mm256_loadu_si256((const void *)(job->border + c));
-        const __m256 mult = _mm256_loadu_ps(t->mult_f + c), add = _mm256_loadu_ps(t->add_f + c);
-        for (int32_t p = 0; p < job->n_pixels; p++) {
-            const size_t at = (size_t)p;
-            const __m256i z1 = first_operand(job, at * job->z1_stride + lane, type, shift, border);
-            __m256 value = _mm256_mul_ps(_mm256_cvtepi32_ps(z1), mult);
-            value = _mm256_min_ps(_mm256_add_ps(value, add), limit);
-            store_codes(job->out, at * job->out_stride + lane, job->out_type,
-                        _mm256_cvttps_epi32(value));
-        }
-    }
-}
-
-AVX2 static void linear_single_i32(const bb_requant_tables *t, const bb_requant_job *job) {
-    single_groups(t, job, BB_ELEMENT_I32);
-}
-
-AVX2 static void linear_single_any(const bb_requant_tables *t, const bb_requant_job *job) {
-    single_groups(t, job, job->z1_type);
-}
-
 AVX2 static void linear_plain_i32(const bb_requant_tables *t, const bb_requant_job *job) {
     linear_groups(t, job, BB_ELEMENT_I32, 0, NULL);
 }
@@ -210,11 +182,7 @@ AVX2 static void linear_any(const bb_requant_tables *t, const bb_requant_job *jo
 
 AVX2 static void linear_groups_chosen(const bb_requant_tables *t, const bb_requant_job *job) {
     const bool simple = job->z1_type == BB_ELEMENT_I32 && job->count == 1;
-    if (t->mult_f && simple)
-        linear_single_i32(t, job);
-    else if (t->mult_f)
-        linear_single_any(t, job);
-    else if (simple && !t->has_slope && !t->has_z2)
+    if (simple && !t->has_slope && !t->has_z2)
         linear_plain_i32(t, job);
     else if (simple && !t->has_slope)
         linear_z2_i32(t, job);
@@ -390,8 +358,12 @@ static void run_all(bb_requant_fn groups, const bb_requant_tables *t, const bb_r
         run_tail(groups, t, job, done, (size_t)(job->n_channels - done));
 }
 
+static void linear_float(const bb_requant_tables *t, const bb_requant_job *job) {
+    bb_requant_float_avx2(t, job, linear_groups_chosen);
+}
+
 static void linear(const bb_requant_tables *t, const bb_requant_job *job) {
-    run_all(linear_groups_chosen, t, job);
+    run_all(bb_requant_is_float(t, job) ? linear_float : linear_groups_chosen, t, job);
 }
 
 static void indexed(const bb_requant_tables *t, const bb_requant_job *job) {

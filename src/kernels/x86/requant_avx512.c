@@ -2,7 +2,7 @@
 /* Sixteen channels at a time; the last ones of a tile are masked. In double, multiplication and
  * addition may be one instruction: the products are exact, so nothing changes. What is rare goes
  * to the AVX2 kernels. */
-#include "kernels/requant.h"
+#include "kernels/x86/requant_x86.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -144,38 +144,6 @@ INLINE void linear_groups(const bb_requant_tables *t, const bb_requant_job *shar
         linear_pixels(t, &job, type, with, i, lanes_at(&job, i));
 }
 
-INLINE void single_pixels(const bb_requant_tables *t, const bb_requant_job *job, bb_element type,
-                          int32_t i, __mmask16 lanes) {
-    const size_t c = (size_t)(job->c0 + i), lane = (size_t)i;
-    const __m512i border = _mm512_loadu_si512(job->border + c);
-    const __m512 mult = _mm512_loadu_ps(t->mult_f + c), add = _mm512_loadu_ps(t->add_f + c);
-    const __m512 limit = _mm512_set1_ps((float)t->limit);
-    for (size_t p = 0; p < (size_t)job->n_pixels; p++) {
-        const __m512i z1 = first_operand(job, p * job->z1_stride + lane, type, lanes, border);
-        __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(z1), mult);
-        value = _mm512_min_ps(_mm512_add_ps(value, add), limit);
-        store_codes(job->out, p * job->out_stride + lane, job->out_type, _mm512_cvttps_epi32(value),
-                    lanes);
-    }
-}
-
-INLINE void single_groups(const bb_requant_tables *t, const bb_requant_job *shared,
-                          bb_element type) {
-    const bb_requant_job job = *shared;
-    int32_t i = 0;
-    for (; i + LANES <= job.n_channels; i += LANES)
-        single_pixels(t, &job, type, i, ALL_LANES);
-    if (i < job.n_channels)
-        single_pixels(t, &job, type, i, lanes_at(&job, i));
-}
-
-AVX512 static void linear_single(const bb_requant_tables *t, const bb_requant_job *job) {
-    if (job->z1_type == BB_ELEMENT_I32)
-        single_groups(t, job, BB_ELEMENT_I32);
-    else
-        single_groups(t, job, job->z1_type);
-}
-
 AVX512 static void linear_plain(const bb_requant_tables *t, const bb_requant_job *job) {
     if (job->z1_type == BB_ELEMENT_I32)
         linear_groups(t, job, BB_ELEMENT_I32, 0);
@@ -198,10 +166,8 @@ AVX512 static void linear_slope_z2(const bb_requant_tables *t, const bb_requant_
     linear_groups(t, job, job->z1_type, WITH_SLOPE | WITH_Z2);
 }
 
-static void linear(const bb_requant_tables *t, const bb_requant_job *job) {
-    if (t->mult_f)
-        linear_single(t, job);
-    else if (job->count != 1)
+static void linear_exact(const bb_requant_tables *t, const bb_requant_job *job) {
+    if (job->count != 1)
         bb_requant_avx2.linear(t, job);
     else if (t->has_slope && t->has_z2)
         linear_slope_z2(t, job);
@@ -211,6 +177,13 @@ static void linear(const bb_requant_tables *t, const bb_requant_job *job) {
         linear_z2(t, job);
     else
         linear_plain(t, job);
+}
+
+static void linear(const bb_requant_tables *t, const bb_requant_job *job) {
+    if (bb_requant_is_float(t, job))
+        bb_requant_float_avx512(t, job, linear_exact);
+    else
+        linear_exact(t, job);
 }
 
 /* The number of thresholds not above z, by one comparison each. */

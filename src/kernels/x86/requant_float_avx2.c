@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* LINEAR in float, 32, 16 or 8 channels of a pixel at a time; see requant_float_avx512.c. */
+#include "kernels/x86/requant_x86.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#define AVX2 __attribute__((target("avx2,fma")))
+#define INLINE AVX2 __attribute__((always_inline)) static inline
+
+enum { LANES = 8, VECTORS = 4 };
+
+/* What a kernel has to do: known at compile time. */
+enum { WITH_BORDER = 1, WITH_Z2 = 2, WITH_BRACKET = 4 };
+
+typedef struct constants {
+    __m256 mult[VECTORS], mult2[VECTORS], low[VECTORS], high[VECTORS];
+    __m256i border[VECTORS], limit;
+} constants;
+
+/* Without a border the doubling of z1 goes into mult, a power of two. */
+INLINE constants load_constants(const bb_requant_tables *t, const bb_requant_job *job, size_t c,
+                                int n, int with) {
+    const __m256 factor = _mm256_set1_ps(!(with & WITH_BORDER) && job->z1_shift ? 2.0f : 1.0f);
+    constants k = {.limit = _mm256_set1_epi8((char)t->limit)};
+    for (int j = 0; j < n; j++, c += LANES) {
+        k.mult[j] = _mm256_mul_ps(_mm256_loadu_ps(t->mult_f + c), factor);
+        k.low[j] = _mm256_loadu_ps(t->low_f + c);
+        if (with & WITH_BORDER)
+            k.border[j] = _mm256_loadu_si256((const void *)(job->border + c));
+        if (with & WITH_Z2)
+            k.mult2[j] = _mm256_loadu_ps(t->mult2_f + c);
+        if (with & WITH_BRACKET)
+            k.high[j] = _mm256_loadu_ps(t->high_f + c);
+    }
+    return k;
+}
+
+INLINE __m256i load_lanes(const void *p, size_t i, bb_element type) {
+    if (type == BB_ELEMENT_I32)
+        return _mm256_loadu_si256((const void *)((const int32_t *)p + i));
+    if (type == BB_ELEMENT_U8)
+        return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)((const uint8_t *)p + i)));
+    return _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)((const uint16_t *)p + i)));
+}
+
+/* Clamped bytes of 8*n lanes, the pieces of the two halves put back in order. */
+INLINE __m256i pack(const __m256i *v, int n, __m256i limit) {
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    const __m256i a = _mm256_packs_epi32(v[0], v[n > 1 ? 1 : 0]);
+    const __m256i b = n > 2 ? _mm256_packs_epi32(v[2], v[3]) : a;
+    return _mm256_permutevar8x32_epi32(_mm256_min_epu8(_mm256_packus_epi16(a, b), limit), order);
+}
+
+INLINE void store(uint8_t *out, __m256i codes, int n) {
+    if (n == 4)
+        _mm256_storeu_si256((void *)out, codes);
+    else if (n == 2)
+        _mm_storeu_si128((void *)out, _mm256_castsi256_si128(codes));
+    else
+        _mm_storel_epi64((void *)out, _mm256_castsi256_si128(codes));
+}
+
+INLINE bool differ(__m256i a, __m256i b) {
+    const __m256i d = _mm256_xor_si256(a, b);
+    return !_mm256_testz_si256(d, d);
+}
+
+/* False where the bracket of some lane holds two codes. */
+INLINE bool pixel(const bb_requant_job *job, const constants *k, bb_element type, int with, int n,
+                  size_t p, size_t i) {
+    const __m128i shift = _mm_cvtsi32_si128(job->z1_shift);
+    __m256i low[VECTORS], high[VECTORS];
+    for (int j = 0; j < n; j++, i += LANES) {
+        __m256i z1 = load_lanes(job->z1, p * job->z1_stride + i, type);
+        if (with & WITH_BORDER)
+            z1 = _mm256_add_epi32(_mm256_sll_epi32(z1, shift), k->border[j]);
+        const __m256 z = _mm256_cvtepi32_ps(z1);
+        __m256 add = k->low[j], add2 = k->high[j];
+        if (with & WITH_Z2) {
+            const __m256 u2 =
+                _mm256_cvtepi32_ps(load_lanes(job->z2, p * job->z2_stride + i, job->z2_type));
+            add = _mm256_fmadd_ps(u2, k->mult2[j], add);
+            add2 = _mm256_fmadd_ps(u2, k->mult2[j], add2);
+        }
+        low[j] = _mm256_cvttps_epi32(_mm256_fmadd_ps(z, k->mult[j], add));
+        if (with & WITH_BRACKET)
+            high[j] = _mm256_cvttps_epi32(_mm256_fmadd_ps(z, k->mult[j], add2));
+    }
+    i -= (size_t)n * LANES;
+    const __m256i codes = pack(low, n, k->limit);
+    if ((with & WITH_BRACKET) && differ(codes, pack(high, n, k->limit)))
+        return false;
+    store((uint8_t *)job->out + p * job->out_stride + i, codes, n);
+    return true;
+}
+
+__attribute__((noinline)) static void decide(const bb_requant_tables *t, const bb_requant_job *job,
+                                             bb_requant_fn exact, size_t p, int32_t i,
+                                             int32_t n_channels) {
+    const bb_requant_job part = bb_requant_part(job, p, i, n_channels);
+    exact(t, &part);
+}
+
+INLINE void group(const bb_requant_tables *t, const bb_requant_job *job, bb_requant_fn exact,
+                  bb_element type, int with, int n, int32_t i) {
+    const constants k = load_constants(t, job, (size_t)(job->c0 + i), n, with);
+    const size_t pixels = (size_t)job->n_pixels;
+    for (size_t p = 0; p < pixels; p++)
+        if (!pixel(job, &k, type, with, n, p, (size_t)i))
+            decide(t, job, exact, p, i, n * LANES);
+}
+
+INLINE void groups(const bb_requant_tables *t, const bb_requant_job *job, bb_requant_fn exact,
+                   bb_element type, int with) {
+    const int32_t n = job->n_channels;
+    int32_t i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES)
+        group(t, job, exact, type, with, 4, i);
+    if (i + 2 * LANES <= n) {
+        group(t, job, exact, type, with, 2, i);
+        i += 2 * LANES;
+    }
+    if (i + LANES <= n)
+        group(t, job, exact, type, with, 1, i);
+}
+
+#define VARIANT(name, type, with)                                                                  \
+    AVX2 static void name(const bb_requant_tables *t, const bb_requant_job *job,                   \
+                          bb_requant_fn exact) {                                                   \
+        groups(t, job, exact, type, with);                                                         \
+    }
+
+VARIANT(sums, BB_ELEMENT_I32, 0)
+VARIANT(sums_border, BB_ELEMENT_I32, WITH_BORDER)
+VARIANT(sums_bracket, BB_ELEMENT_I32, WITH_BRACKET)
+VARIANT(sums_border_bracket, BB_ELEMENT_I32, WITH_BORDER | WITH_BRACKET)
+VARIANT(sums_z2, BB_ELEMENT_I32, WITH_BRACKET | WITH_Z2)
+VARIANT(sums_border_z2, BB_ELEMENT_I32, WITH_BORDER | WITH_BRACKET | WITH_Z2)
+VARIANT(codes, BB_ELEMENT_U8, WITH_BORDER)
+VARIANT(codes_bracket, BB_ELEMENT_U8, WITH_BORDER | WITH_BRACKET)
+VARIANT(codes_z2, BB_ELEMENT_U8, WITH_BORDER | WITH_BRACKET | WITH_Z2)
+
+void bb_requant_float_avx2(const bb_requant_tables *t, const bb_requant_job *job,
+                           bb_requant_fn exact) {
+    if (job->z1_type == BB_ELEMENT_U8)
+        (t->has_z2 ? codes_z2 : t->high_f ? codes_bracket : codes)(t, job, exact);
+    else if (job->no_border)
+        (t->has_z2 ? sums_z2 : t->high_f ? sums_bracket : sums)(t, job, exact);
+    else
+        (t->has_z2 ? sums_border_z2 : t->high_f ? sums_border_bracket : sums_border)(t, job, exact);
+}
+#endif
