@@ -11,10 +11,11 @@
  *
  * Exactness. A table entry is at most 4*A', A' = 2^min(M,4) - 1, so bytes hold
  * T = floor(255 / (4*A')) groups: 63, 21, 9, 4 for M = 1, 2, 3, 4. Then they are folded into 16-bit
- * sums in L1: K = 2 interleaves the planes of a channel in neighbouring bytes and folds with
- * vpmaddubsw [1,2] (at most 3*255, no saturation; sums stay below 65536 for depth <= 65535/(3A')).
- * Other K keep planes apart: S += pair of bytes as a 16-bit lane (mod 2^16), H += its high byte;
- * the two row sums are H and S - 256*H mod 2^16, exact while each is below 65536, i.e. for depth
+ * sums in L1: two planes of a channel lie in neighbouring bytes and are folded with vpmaddubsw
+ * [1,2] (at most 3*255, no saturation; sums stay below 65536 for depth <= 65535/(3A')). The odd
+ * plane of K = 1 and 3 is kept apart: S += pair of bytes as a 16-bit lane (mod 2^16), H += its high
+ * byte; the two row sums are H and S - 256*H mod 2^16, exact while each is below 65536, i.e. for
+ * depth
  * <= 65535/A'. Beyond these depths the 16-bit sums are flushed into the 32-bit tile.
  * Codes of 5..8 bits are taken in two parts, u = lo + 16*hi, each with its own tables.
  *
@@ -29,111 +30,168 @@
 #include <string.h>
 
 enum {
-    STEP = 64,         /**< packed bytes of one group: 64 virtual rows */
-    CHUNKS_MAX = 2048, /**< of one segment */
-    SUMS = 6 * 2 * 32  /**< bytes of the S (or interleaved) sums of a tile */
+    STEP = 64,        /**< packed bytes of one group: 64 virtual rows */
+    CHUNKS_MAX = 2048 /**< of one segment */
 };
 
 typedef struct loop_args {
     const uint8_t *const *ptr; /* 0 */
     const uint8_t *weights;    /* 8 */
-    void *sums;                /* 16: S, then H */
+    void *sums;                /* 16: work.sums, and what follows it */
     int64_t segments;          /* 24 */
     const int64_t *chunks;     /* 32: groups of each chunk of a segment, 0 ends */
     int64_t base;              /* 40: first byte within the segment */
-    int64_t add;               /* 48: 0 = the first chunk overwrites the sums */
-    const void *ones_twos;     /* 56: bytes 1,2,1,2... for the interleaved fold */
 } loop_args;
 
 /** Kernel scratch. */
 typedef struct work {
-    uint16_t sums[2][6][2][16]; /* S and H */
+    uint16_t sums[2][6][2][16]; /**< S and H */
+    uint8_t ones_twos[32];      /**< 768 bytes on: 1,2,1,2... for the fold of pairs */
     int64_t chunks[CHUNKS_MAX + 1], taken[CHUNKS_MAX + 1];
 } work;
 
+typedef void (*loop_fn)(const loop_args *args);
+
+/** One way through a block: 64 virtual rows. */
+typedef struct pass {
+    bool pairs;      /**< two planes of 32 channels side by side, else one plane of 64 channels */
+    bool first;      /**< of its channels */
+    int32_t channel; /**< first channel within the block */
+    int32_t plane;   /**< lowest plane */
+} pass;
+
+enum { PASSES_MAX = 3 };
+
+/** Planes are taken in pairs, whose fold is cheaper, while there are two. */
+static int32_t passes_of(int32_t planes, pass passes[PASSES_MAX]) {
+    static const pass one[] = {{false, true, 0, 0}}, two[] = {{true, true, 0, 0}},
+                      three[] = {{true, true, 0, 0}, {true, true, 32, 0}, {false, false, 0, 2}},
+                      four[] = {{true, true, 0, 0}, {true, false, 0, 2}};
+    static const struct {
+        const pass *list;
+        int32_t n;
+    } all[] = {{one, 1}, {two, 1}, {three, 3}, {four, 2}};
+
+    memcpy(passes, all[planes - 1].list, (size_t)all[planes - 1].n * sizeof(*passes));
+    return all[planes - 1].n;
+}
+
 /** Longest segment whose chunk list fits, at the shortest schedule and one group a code. */
 static bool supports(const bb_conv_desc *desc) {
-    return desc->native && desc->weight_bits <= 3 &&
-           (desc->weight_bits == 1 || desc->activation_bits <= 4) &&
+    return desc->native && desc->weight_bits <= 4 &&
+           (desc->weight_bits <= 2 || desc->activation_bits <= 4) &&
            bb_segment_length(desc) <= 4 * CHUNKS_MAX;
 }
 
-static bool interleaved(const bb_conv_route *route) {
-    return route->variant == 2;
-}
-
-#define PIXEL(p, a, b)                                                                             \
+#define PIXEL_ADD(add, p, a, b)                                                                    \
     "vbroadcasti128 (%%" p ",%%rax), %%ymm12\n\t"                                                  \
     "vpshufb %%ymm14, %%ymm12, %%ymm13\n\t"                                                        \
-    "vpshufb %%ymm15, %%ymm12, %%ymm12\n\t"                                                        \
-    "vpaddb %%ymm13, %%ymm" a ", %%ymm" a "\n\t"                                                   \
-    "vpaddb %%ymm12, %%ymm" b ", %%ymm" b "\n\t"
+    "vpshufb %%ymm15, %%ymm12, %%ymm12\n\t" add " %%ymm13, %%ymm" a ", %%ymm" a "\n\t" add         \
+    " %%ymm12, %%ymm" b ", %%ymm" b "\n\t"
+
+/* The first group of a chunk: folds what the last chunk left, then starts anew. */
+#define PIXEL_SET(fold, p, a, at_a, b, at_b)                                                       \
+    "vbroadcasti128 (%%" p ",%%rax), %%ymm12\n\t" fold(at_a, a)                                    \
+        fold(at_b, b) "vpshufb %%ymm14, %%ymm12, %%ymm" a "\n\t"                                   \
+                      "vpshufb %%ymm15, %%ymm12, %%ymm" b "\n\t"
 
 /* S += acc; H += acc >> 8. */
-#define FOLD_ADD(offset, a)                                                                        \
+#define FOLD_PLANE(at, a)                                                                          \
     "vpsrlw $8, %%ymm" a ", %%ymm13\n\t"                                                           \
-    "vpaddw " offset "(%%r15), %%ymm" a ", %%ymm" a "\n\t"                                         \
-    "vpaddw 384+" offset "(%%r15), %%ymm13, %%ymm13\n\t"                                           \
-    "vmovdqa %%ymm" a ", " offset "(%%r15)\n\t"                                                    \
-    "vmovdqa %%ymm13, 384+" offset "(%%r15)\n\t"
-#define FOLD_SET(offset, a)                                                                        \
-    "vpsrlw $8, %%ymm" a ", %%ymm13\n\t"                                                           \
-    "vmovdqa %%ymm" a ", " offset "(%%r15)\n\t"                                                    \
-    "vmovdqa %%ymm13, 384+" offset "(%%r15)\n\t"
+    "vpaddw " at "(%%r15), %%ymm" a ", %%ymm" a "\n\t"                                             \
+    "vpaddw 384+" at "(%%r15), %%ymm13, %%ymm13\n\t"                                               \
+    "vmovdqa %%ymm" a ", " at "(%%r15)\n\t"                                                        \
+    "vmovdqa %%ymm13, 384+" at "(%%r15)\n\t"
 
 /* S += acc_even + 2*acc_odd. */
-#define MERGE_ADD(offset, a)                                                                       \
-    "vpmaddubsw %%ymm14, %%ymm" a ", %%ymm" a "\n\t"                                               \
-    "vpaddw " offset "(%%r15), %%ymm" a ", %%ymm" a "\n\t"                                         \
-    "vmovdqa %%ymm" a ", " offset "(%%r15)\n\t"
-#define MERGE_SET(offset, a)                                                                       \
-    "vpmaddubsw %%ymm14, %%ymm" a ", %%ymm" a "\n\t"                                               \
-    "vmovdqa %%ymm" a ", " offset "(%%r15)\n\t"
+#define FOLD_PAIR(at, a)                                                                           \
+    "vpmaddubsw 768(%%r15), %%ymm" a ", %%ymm" a "\n\t"                                            \
+    "vpaddw " at "(%%r15), %%ymm" a ", %%ymm" a "\n\t"                                             \
+    "vmovdqa %%ymm" a ", " at "(%%r15)\n\t"
 
-#define ALL(fold)                                                                                  \
-    fold("0", "0") fold("32", "1") fold("64", "2") fold("96", "3") fold("128", "4")                \
-        fold("160", "5") fold("192", "6") fold("224", "7") fold("256", "8") fold("288", "9")       \
-            fold("320", "10") fold("352", "11")
+#define CLEAR_SUM(at) "vmovdqa %%ymm0, " at "(%%r15)\n\tvmovdqa %%ymm0, 384+" at "(%%r15)\n\t"
+#define CLEAR_SUMS                                                                                 \
+    CLEAR_SUM("0")                                                                                 \
+    CLEAR_SUM("32")                                                                                \
+    CLEAR_SUM("64")                                                                                \
+    CLEAR_SUM("96")                                                                                \
+    CLEAR_SUM("128") CLEAR_SUM("160") CLEAR_SUM("192") CLEAR_SUM("224") CLEAR_SUM("256")           \
+        CLEAR_SUM("288") CLEAR_SUM("320") CLEAR_SUM("352")
 
-/** The loop over segments, chunks and groups with one way of folding. */
-#define LOOP(before_fold, set, add)                                                                \
+#define LOAD_INDICES "vmovdqa (%%rdx), %%ymm14\n\tvmovdqa 32(%%rdx), %%ymm15\n\t"
+#define NEXT_GROUP "addq $64, %%rdx\n\taddq $16, %%rax\n\t"
+
+/**
+ * Overwrites the sums with those of `segments` segments: over segments, chunks and groups. A chunk
+ * is folded among the look-ups of the next one's first group, so that both overlap.
+ */
+#define LOOP(add, fold)                                                                            \
     __asm__ volatile(                                                                              \
         "movq (%0), %%rsi\n\t"                                                                     \
         "movq 8(%0), %%rdx\n\t"                                                                    \
         "movq 16(%0), %%r15\n\t"                                                                   \
-        "movq 24(%0), %%r14\n"                                                                     \
-        "1:\n\t" BB_ASM_POINTERS "movq 40(%0), %%rax\n\t"                                          \
-        "movq 32(%0), %%rbx\n"                                                                     \
-        "2:\n\t"                                                                                   \
+        "movq 24(%0), %%r14\n\t" BB_ASM_CLEAR CLEAR_SUMS "1:\n\t" BB_ASM_POINTERS                  \
+        "movq 40(%0), %%rax\n\t"                                                                   \
+        "movq 32(%0), %%rbx\n\t"                                                                   \
+        "movq (%%rbx), %%rcx\n"                                                                    \
+        "2:\n\t" LOAD_INDICES PIXEL_SET(fold, "r8", "0", "0", "1", "32")                           \
+            PIXEL_SET(fold, "r9", "2", "64", "3", "96")                                            \
+                PIXEL_SET(fold, "r10", "4", "128", "5", "160")                                     \
+                    PIXEL_SET(fold, "r11", "6", "192", "7", "224")                                 \
+                        PIXEL_SET(fold, "r12", "8", "256", "9", "288")                             \
+                            PIXEL_SET(fold, "r13", "10", "320", "11", "352") NEXT_GROUP            \
+        "addq $8, %%rbx\n\t"                                                                       \
+        "decq %%rcx\n\t"                                                                           \
+        "jz 4f\n\t"                                                                                \
+        ".p2align 4\n"                                                                             \
+        "3:\n\t" LOAD_INDICES PIXEL_ADD(add, "r8", "0", "1") PIXEL_ADD(add, "r9", "2", "3")        \
+            PIXEL_ADD(add, "r10", "4", "5") PIXEL_ADD(add, "r11", "6", "7")                        \
+                PIXEL_ADD(add, "r12", "8", "9") PIXEL_ADD(add, "r13", "10", "11") NEXT_GROUP       \
+        "decq %%rcx\n\t"                                                                           \
+        "jnz 3b\n"                                                                                 \
+        "4:\n\t"                                                                                   \
         "movq (%%rbx), %%rcx\n\t"                                                                  \
-        "addq $8, %%rbx\n\t" BB_ASM_CLEAR ".p2align 4\n"                                           \
-        "3:\n\t"                                                                                   \
-        "vmovdqa (%%rdx), %%ymm14\n\t"                                                             \
-        "vmovdqa 32(%%rdx), %%ymm15\n\t" PIXEL("r8", "0", "1") PIXEL("r9", "2", "3")               \
-            PIXEL("r10", "4", "5") PIXEL("r11", "6", "7") PIXEL("r12", "8", "9")                   \
-                PIXEL("r13", "10", "11") "addq $64, %%rdx\n\t"                                     \
-                                         "addq $16, %%rax\n\t"                                     \
-                                         "decq %%rcx\n\t"                                          \
-                                         "jnz 3b\n\t" before_fold "cmpq $0, 48(%0)\n\t"            \
-                                         "jne 4f\n\t"                                              \
-                                         "movq $1, 48(%0)\n\t" ALL(                                \
-                                             set) "jmp 5f\n"                                       \
-                                                  "4:\n\t" ALL(add) "5:\n\t"                       \
-                                                                    "cmpq $0, (%%rbx)\n\t"         \
-                                                                    "jne 2b\n\t"                   \
-                                                                    "decq %%r14\n\t"               \
-                                                                    "jnz 1b\n\t"                   \
-                                                                    "vzeroupper\n\t"               \
+        "testq %%rcx, %%rcx\n\t"                                                                   \
+        "jnz 2b\n\t"                                                                               \
+        "decq %%r14\n\t"                                                                           \
+        "jnz 1b\n\t" fold("0", "0") fold("32", "1") fold("64", "2") fold("96", "3")                \
+            fold("128", "4") fold("160", "5") fold("192", "6") fold("224", "7") fold("256", "8")   \
+                fold("288", "9") fold("320", "10") fold("352", "11") "vzeroupper\n\t"              \
         :                                                                                          \
         : "D"(args)                                                                                \
         : BB_ASM_CLOBBERS)
 
-BB_AVX2 static void loop_planes(loop_args *args) {
-    LOOP("", FOLD_SET, FOLD_ADD);
+BB_AVX2 static void loop_plane(const loop_args *args) {
+    LOOP("vpaddb", FOLD_PLANE);
 }
 
-BB_AVX2 static void loop_pairs(loop_args *args) {
-    LOOP("movq 56(%0), %%rcx\n\tvmovdqa (%%rcx), %%ymm14\n\t", MERGE_SET, MERGE_ADD);
+BB_AVX2 static void loop_pair(const loop_args *args) {
+    LOOP("vpaddb", FOLD_PAIR);
+}
+
+/* Bytes never pass 255, so saturating additions are the same. */
+BB_AVX2 static void loop_plane_saturating(const loop_args *args) {
+    LOOP("vpaddusb", FOLD_PLANE);
+}
+
+BB_AVX2 static void loop_pair_saturating(const loop_args *args) {
+    LOOP("vpaddusb", FOLD_PAIR);
+}
+
+/**
+ * Zen 5 shuffles on two pipes and adds with saturation on the other two: 1.9 pairs of them a cycle
+ * where plain additions, which go anywhere, get 1.7 with vpshufb. On Zen 3 it is 1.5 to 1.7; there
+ * is no difference on Intel cores. AVX-VNNI tells Zen 5 from its predecessors.
+ */
+static loop_fn loop_for(bool pairs) {
+    static _Atomic int known; /* 0: not asked yet; 1: plain; 2: saturating */
+    static const loop_fn loops[2][2] = {{loop_plane, loop_pair},
+                                        {loop_plane_saturating, loop_pair_saturating}};
+    int kind = known;
+
+    if (kind == 0)
+        known = kind = bb_cpu_detect() & BB_CPU_AVX_VNNI ? 2 : 1;
+    return loops[kind - 1][pairs];
 }
 
 /** acc[0..15] of one vector of 16-bit sums: (acc or start) + (sums << shift). */
@@ -149,43 +207,45 @@ BB_AVX2 static inline void add_sums(int32_t *acc, __m256i sums, __m128i shift, b
     _mm256_storeu_si256(dst + 1, _mm256_add_epi32(hi, first ? start : _mm256_loadu_si256(dst + 1)));
 }
 
-/** Moves the 16-bit sums into the tile; the first time it starts from -W*sum(u). */
-BB_AVX2 static void flush(const bb_tile_job *job, int32_t shift, bool first) {
+/** Where a pass over one part goes. */
+typedef struct target {
+    const bb_tile_job *job;
+    pass pass;
+    loop_fn loop;
+    int32_t shift; /**< weight of its sums */
+    bool first;    /**< the tile is overwritten, from -W*sum(u) on */
+} target;
+
+/** Moves the 16-bit sums into the tile. */
+BB_AVX2 static void flush(target *t) {
+    const bb_tile_job *job = t->job;
     const work *w = job->work;
-    const __m128i by = _mm_cvtsi32_si128(shift);
+    const __m128i by = _mm_cvtsi32_si128(t->shift);
 
     for (int32_t p = 0; p < job->n_pixels; p++) {
         const __m256i start = _mm256_set1_epi32(-job->route->extra * job->sums[p]);
-        int32_t *acc = job->acc + (ptrdiff_t)p * BB_TILE_STRIDE;
+        int32_t *acc = job->acc + (ptrdiff_t)p * BB_TILE_STRIDE + t->pass.channel;
 
         for (int v = 0; v < 2; v++) {
             const __m256i s = _mm256_load_si256((const void *)w->sums[0][p][v]);
             const __m256i h = _mm256_load_si256((const void *)w->sums[1][p][v]);
 
-            if (interleaved(job->route)) {
-                add_sums(acc + v * 16, s, by, first, start);
+            if (t->pass.pairs) {
+                add_sums(acc + v * 16, s, by, t->first, start);
             } else {
                 const __m256i lo = _mm256_sub_epi16(s, _mm256_slli_epi16(h, 8));
 
-                add_sums(acc + v * 32, lo, by, first, start);
-                add_sums(acc + v * 32 + 16, h, by, first, start);
+                add_sums(acc + v * 32, lo, by, t->first, start);
+                add_sums(acc + v * 32 + 16, h, by, t->first, start);
             }
         }
     }
-}
-
-static void loop(const bb_conv_route *route, loop_args *args) {
-    if (interleaved(route))
-        loop_pairs(args);
-    else
-        loop_planes(args);
+    t->first = false;
 }
 
 /** Groups that 16-bit sums hold. */
-static int32_t exact_groups(const bb_conv_route *route) {
-    const int32_t per_group = route->top * 4 * (interleaved(route) ? 3 : 1);
-
-    return 65535 / per_group;
+static int32_t exact_groups(const bb_conv_route *route, bool pairs) {
+    return 65535 / (route->top * 4 * (pairs ? 3 : 1));
 }
 
 /** Chunks from chunk on that stay within limit groups, zero-terminated; returns how many. */
@@ -201,11 +261,11 @@ static size_t take_chunks(const int64_t *chunk, int32_t limit, int64_t *taken, i
 }
 
 /** A segment longer than 16-bit sums hold: flushes inside it. */
-static void accumulate_long(const bb_tile_job *job, loop_args *args, int32_t shift, bool first) {
-    const bb_conv_route *route = job->route;
-    const int32_t limit = exact_groups(route);
+static void accumulate_long(target *t, loop_args *args) {
+    const bb_conv_route *route = t->job->route;
+    const int32_t limit = exact_groups(route, t->pass.pairs);
     const int64_t base = args->base;
-    work *w = job->work;
+    work *w = t->job->work;
 
     args->segments = 1;
     args->chunks = w->taken;
@@ -215,23 +275,21 @@ static void accumulate_long(const bb_tile_job *job, loop_args *args, int32_t shi
 
         for (args->base = base; *chunk; args->base += groups * 16) {
             chunk += take_chunks(chunk, limit, w->taken, &groups);
-            args->add = 0;
-            loop(route, args);
-            flush(job, shift, first);
-            first = false;
+            t->loop(args);
+            flush(t);
             args->weights += groups * STEP;
         }
     }
 }
 
-/** One plane (or pair) and part over the whole window; flushes as often as exactness asks. */
-static void accumulate(const bb_tile_job *job, loop_args *args, int32_t shift, bool first) {
-    const bb_conv_route *route = job->route;
-    const int32_t per_call = exact_groups(route) / route->steps;
-    const work *w = job->work;
+/** One pass and part over the whole window; flushes as often as exactness asks. */
+static void accumulate(target *t, loop_args *args) {
+    const bb_conv_route *route = t->job->route;
+    const int32_t per_call = exact_groups(route, t->pass.pairs) / route->steps;
+    const work *w = t->job->work;
 
     if (per_call == 0) {
-        accumulate_long(job, args, shift, first);
+        accumulate_long(t, args);
         return;
     }
     args->chunks = w->chunks;
@@ -239,9 +297,8 @@ static void accumulate(const bb_tile_job *job, loop_args *args, int32_t shift, b
         const int32_t left = route->segments - s;
 
         args->segments = left < per_call ? left : per_call;
-        args->add = 0;
-        loop(route, args);
-        flush(job, shift, first && s == 0);
+        t->loop(args);
+        flush(t);
         args->ptr += (ptrdiff_t)per_call * route->pixels;
         args->weights += (ptrdiff_t)per_call * route->steps * STEP;
     }
@@ -255,32 +312,32 @@ static void prepare(const bb_conv_route *route, void *memory) {
     for (int32_t i = 0; i < n; i++)
         w->chunks[i] = (int64_t)route->steps * (i + 1) / n - (int64_t)route->steps * i / n;
     w->chunks[n] = 0;
+    for (size_t i = 0; i < sizeof(w->ones_twos); i++)
+        w->ones_twos[i] = (uint8_t)(1 + i % 2);
 }
 
 static void block(const bb_tile_job *job) {
-    static const union {
-        uint8_t bytes[32];
-        __m256i align;
-    } ones_twos = {{1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2,
-                    1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2}};
     const bb_conv_route *route = job->route;
-    const int32_t passes = interleaved(route) ? 1 : route->planes;
-    const size_t pass_bytes = route->block_bytes / (size_t)passes;
+    const size_t pass_bytes = (size_t)route->segments * (size_t)route->steps * STEP;
     work *w = job->work;
-    bool first = true;
+    pass passes[PASSES_MAX];
+    const int32_t n = passes_of(route->planes, passes);
 
-    for (int32_t pass = 0; pass < passes; pass++)
+    for (int32_t i = 0; i < n; i++)
         for (int32_t part = 0; part < route->parts; part++) {
+            target t = {.job = job,
+                        .pass = passes[i],
+                        .loop = loop_for(passes[i].pairs),
+                        .shift = 1 + passes[i].plane + 4 * part,
+                        .first = passes[i].first && part == 0};
             loop_args args = {
                 .ptr = job->ptr,
-                .weights = job->weights + (size_t)pass * pass_bytes,
+                .weights = job->weights + (size_t)i * pass_bytes,
                 .sums = w->sums,
                 .base = (int64_t)part * (int64_t)job->part_bytes,
-                .ones_twos = ones_twos.bytes,
             };
 
-            accumulate(job, &args, 1 + pass + 4 * part, first);
-            first = false;
+            accumulate(&t, &args);
         }
 }
 
@@ -335,10 +392,11 @@ static bb_conv_route route_of(const bb_conv_desc *desc) {
     static const uint8_t exact[5] = {0, 63, 21, 9, 4};
     const int32_t bits = desc->activation_bits < 4 ? (int32_t)desc->activation_bits : 4;
     const int32_t depth = desc->in_channels / desc->groups;
-    const bool pairs = desc->weight_bits == 2;
+    const bool odd = desc->weight_bits % 2;
+    pass passes[PASSES_MAX];
     bb_conv_route route = {
         .pixels = 6,
-        .block_channels = pairs ? 32 : 64,
+        .block_channels = odd ? 64 : 32,
         .group_bytes = (size_t)((depth + 3) / 4) * 16,
         .work_bytes = sizeof(work),
         .wants_sums = true,
@@ -348,7 +406,6 @@ static bb_conv_route route_of(const bb_conv_desc *desc) {
         .prepare = prepare,
         .depth = depth,
         .schedule = exact[bits],
-        .variant = pairs ? 2 : 1,
         .planes = (int32_t)desc->weight_bits,
         .top = (1 << bits) - 1,
         .extra = (1 << desc->weight_bits) - 1,
@@ -356,15 +413,15 @@ static bb_conv_route route_of(const bb_conv_desc *desc) {
 
     bb_route_segments(desc, &route);
     route.steps = (int32_t)(route.segment_bytes / 16);
-    route.block_bytes =
-        (size_t)route.segments * (size_t)route.steps * STEP * (size_t)(pairs ? 1 : route.planes);
+    route.block_bytes = (size_t)route.segments * (size_t)route.steps * STEP *
+                        (size_t)passes_of(route.planes, passes);
     return route;
 }
 
+/** Cycles: 12 look-ups a step, a fold a chunk, a flush a pass. */
 static double cost(const bb_conv_desc *desc) {
     const bb_conv_route route = route_of(desc);
     const double pixels = (double)desc->out_height * desc->out_width;
-    const double passes = route.parts * (interleaved(&route) ? 1 : route.planes);
     const int32_t block_channels = route.block_channels;
     const double blocks =
         (double)desc->groups *
@@ -372,35 +429,53 @@ static double cost(const bb_conv_desc *desc) {
     const double steps = (double)route.segments * route.steps;
     const double chunks =
         route.segments * (double)((route.steps + route.schedule - 1) / route.schedule);
-    const double fold = interleaved(&route) ? 10 : 16;
     const double input = (double)desc->in_height * desc->in_width * desc->in_channels;
+    double cycles = 50;
+    pass passes[PASSES_MAX];
+    const int32_t n = passes_of(route.planes, passes);
 
-    return (double)(int64_t)(pixels / 6 + 0.99) * blocks * passes *
-               (steps * 7.3 + chunks * fold + 60 + 24 * route.segments) +
-           0.35 * route.parts * input;
+    for (int32_t i = 0; i < n; i++)
+        cycles += route.parts * (steps * 6.7 + chunks * (passes[i].pairs ? 6 : 10) +
+                                 (passes[i].pairs ? 60 : 100) + 12 * route.segments);
+    return (double)(int64_t)(pixels / 6 + 0.99) * blocks * cycles + 0.35 * route.parts * input;
+}
+
+/** Byte of a channel's plane within the 64 virtual rows of its pass. */
+static size_t row_of(const pass *p, int32_t lane, int32_t plane) {
+    const int32_t within = lane - p->channel;
+
+    if (p->pairs) /* two planes of a channel side by side */
+        return (size_t)(within * 2 + plane - p->plane);
+    /* channels i and i+16 of a vector side by side */
+    return (size_t)(within / 32 * 32 + within % 16 * 2 + within % 32 / 16);
+}
+
+static bool takes(const pass *p, int32_t lane, int32_t plane) {
+    return lane >= p->channel && lane < p->channel + (p->pairs ? 32 : 64) && plane >= p->plane &&
+           plane < p->plane + (p->pairs ? 2 : 1);
 }
 
 static void put(const bb_conv_route *route, uint8_t *dst, int32_t lane, int32_t segment,
                 const int16_t *weights, int32_t n) {
-    const size_t plane_bytes = (size_t)route->segments * (size_t)route->steps * STEP;
+    const size_t pass_bytes = (size_t)route->segments * (size_t)route->steps * STEP;
     const int32_t tap_groups = (int32_t)(route->group_bytes / 16);
-    const int32_t vector = lane / (interleaved(route) ? 16 : 32);
-    /* Byte pairs: two planes of a channel, or channels i and i+16. */
-    const int32_t row =
-        vector * 32 + (interleaved(route) ? lane % 16 * 2 : lane % 16 * 2 + lane % 32 / 16);
+    pass passes[PASSES_MAX];
+    const int32_t n_passes = passes_of(route->planes, passes);
 
-    dst += (size_t)segment * (size_t)route->steps * STEP + (size_t)row;
-    for (int32_t i = 0; i < n; i++) {
-        const int32_t d = i % route->depth;
-        const size_t group = (size_t)(i / route->depth * tap_groups + d / 4);
-        const int32_t v = (weights[i] + route->extra) / 2;
-
+    dst += (size_t)segment * (size_t)route->steps * STEP;
+    for (int32_t p = 0; p < n_passes; p++, dst += pass_bytes)
         for (int32_t k = 0; k < route->planes; k++) {
-            uint8_t *index = interleaved(route) ? dst + k : dst + (size_t)k * plane_bytes;
+            if (!takes(&passes[p], lane, k))
+                continue;
+            for (int32_t i = 0; i < n; i++) {
+                const int32_t d = i % route->depth;
+                const size_t group = (size_t)(i / route->depth * tap_groups + d / 4);
+                const int32_t v = (weights[i] + route->extra) / 2;
 
-            index[group * STEP] |= (uint8_t)((v >> k & 1) << (d % 4));
+                dst[group * STEP + row_of(&passes[p], lane, k)] |=
+                    (uint8_t)((v >> k & 1) << (d % 4));
+            }
         }
-    }
 }
 
 BB_WALK_FUNCTIONS(route_of, put)
