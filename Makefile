@@ -49,7 +49,8 @@ bench-gemm: all ## square products against naive float, OpenBLAS, oneDNN (build/
 	$(BENCH)/bench_gemm --json $(BUILD)/bench-gemm$(TAG).json
 
 bench-networks: all ## whole networks against ONNX Runtime (build/bench-networks.json; needs PyPI)
-	scripts/with-peers.sh $(BUILD) scripts/bench-networks.py --build $(BUILD)
+	scripts/with-peers.sh $(BUILD) scripts/bench-networks.py --build $(BUILD) \
+		$(if $(ISA),--isa $(ISA))
 
 check-sanitize: | deps ## the tests under AddressSanitizer and UBSan, in $(BUILD)-asan
 	[ -e $(BUILD)-asan/build.ninja ] || meson setup $(BUILD)-asan --buildtype debugoptimized \

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One side of the whole-network benchmark: loads a .bbm and, for every line on standard input, runs
- * it once on made-up pixels and prints the seconds it took.
+ * One side of the whole-network benchmark: loads a .bbm and, for every number on standard input,
+ * runs it that many times on made-up pixels and prints the mean seconds of a run.
  *
  *   bench_network_worker MODEL.bbm THREADS
  */
@@ -27,16 +27,15 @@ static void *buffer(size_t bytes) {
 
 static int serve(bb_context *context, const void *const *inputs, void *const *outputs,
                  bb_error *err) {
-    char line[16];
-    if (bb_context_run(context, inputs, outputs, err))
-        return fail(err);
+    int runs;
     puts("ready");
     fflush(stdout);
-    while (fgets(line, sizeof(line), stdin)) {
+    while (scanf("%d", &runs) == 1 && runs > 0) {
         double start = bench_seconds();
-        if (bb_context_run(context, inputs, outputs, err))
-            return fail(err);
-        printf("%.9f\n", bench_seconds() - start);
+        for (int i = 0; i < runs; i++)
+            if (bb_context_run(context, inputs, outputs, err))
+                return fail(err);
+        printf("%.9f\n", (bench_seconds() - start) / runs);
         fflush(stdout);
     }
     return 0;
