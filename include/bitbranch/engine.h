@@ -25,6 +25,10 @@ typedef struct bb_engine_options {
     const char *kernel;    /**< kernel to use wherever it supports the layer; NULL = chooser */
     size_t profile;        /**< index in the model */
     int32_t input_dims[4]; /**< N, H, W, C of input 0; 0 = what the file says, N then 1 */
+    /** 1: worker threads sleep whenever they have nothing to do, and run on whichever processor
+     *  the system puts them. Else they watch for work during a run (and 50 microseconds after
+     *  it), off the caller's processor. Environment variable BITBRANCH_PASSIVE=1: the same. */
+    int passive;
 } bb_engine_options;
 BB_API void bb_engine_options_init(bb_engine_options *options);
 

@@ -19,7 +19,10 @@ static bb_status allocate(bb_context *context, bb_error *err) {
     memset(context->buffer, 0, bytes);
     memset(context->scratch, 0, scratch);
     context->activations = context->buffer + BB_BUFFER_MARGIN;
-    return bb_pool_create(engine->threads, &context->pool, err);
+    BB_TRY(bb_pool_create(engine->threads, &context->pool, err));
+    if (engine->passive)
+        bb_pool_set_passive(context->pool);
+    return BB_STATUS_OK;
 }
 
 bb_status bb_context_create(const bb_engine *engine, bb_context **result, bb_error *err) {
@@ -103,6 +106,7 @@ static void tap_outputs(bb_context *context, size_t index) {
 
 static void run_nodes(bb_context *context) {
     const bb_engine *engine = context->engine;
+    bb_pool_wake(context->pool);
     for (size_t i = 0; i < engine->model->n_nodes; i++) {
         const uint64_t start = context->timing ? now_ns() : 0;
         engine->nodes[i].run(context, &engine->nodes[i]);
@@ -111,6 +115,7 @@ static void run_nodes(bb_context *context) {
         if (context->tap)
             tap_outputs(context, i);
     }
+    bb_pool_rest(context->pool);
 }
 
 static bb_status check_pointers(const void *const *inputs, size_t n_inputs,

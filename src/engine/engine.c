@@ -42,6 +42,11 @@ static bb_status choose_kernel(bb_engine *engine, const char *name, bb_error *er
     return engine->wanted_kernel ? BB_STATUS_OK : bb_fail_memory(err, "the engine");
 }
 
+static bool is_passive(const bb_engine_options *options) {
+    const char *wish = getenv("BITBRANCH_PASSIVE");
+    return options->passive || (wish && *wish && strcmp(wish, "0") != 0);
+}
+
 static bb_status bind_shapes(bb_engine *engine, const int32_t dims[4], bb_error *err) {
     int32_t(*inputs)[4] = bb_calloc_array(engine->model->n_inputs, sizeof(*inputs));
     if (!inputs)
@@ -96,6 +101,7 @@ bb_status bb_engine_create(const bb_model *model, const bb_engine_options *optio
     engine->model = model;
     engine->profile = &model->profiles[options->profile];
     engine->threads = options->threads ? options->threads : 1;
+    engine->passive = is_passive(options);
     const bb_status status = build(engine, options, err);
     if (status != BB_STATUS_OK) {
         bb_engine_destroy(engine);

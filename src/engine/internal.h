@@ -91,6 +91,7 @@ struct bb_engine {
     char cpu_text[96];
     const char *wanted_kernel;
     size_t threads;
+    bool passive; /**< workers sleep between layers */
     bb_shapes shapes;
     size_t activation_bytes; /**< margins excluded */
     bb_arena *arena;         /**< everything of the plan but packed weights */

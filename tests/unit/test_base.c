@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "unit.h"
 
+#include "base/affinity.h"
 #include "base/base.h"
 #include "base/pool.h"
 #include <math.h>
@@ -129,21 +130,113 @@ static void count_plain(void *user, size_t task, size_t worker) {
     ((long *)user)[task]++; /* nobody else touches it during this job */
 }
 
-/* Short jobs follow one another at once, or after workers went to sleep. */
-static void test_pool_loses_no_wake_up(void **state) {
+static void sleep_us(long us) {
+    nanosleep(&(struct timespec){0, us * 1000}, NULL);
+}
+
+/* Short jobs follow one another at once, or after workers went to sleep; as runs or alone. */
+static void expect_every_wake_up(bool passive, bool runs) {
     long counts[7] = {0}, sum = 0;
     bb_pool *pool;
     assert_int_equal(bb_pool_create(3, &pool, NULL), BB_STATUS_OK);
+    if (passive)
+        bb_pool_set_passive(pool);
     for (int job = 0; job < 3000; job++) {
-        const struct timespec pause = {0, 300000};
+        if (runs && job % 10 == 0)
+            bb_pool_wake(pool);
         bb_pool_run(pool, (size_t)(1 + job % 7), count_plain, counts);
+        if (runs && job % 10 == 9)
+            bb_pool_rest(pool);
         if (job % 60 == 0)
-            nanosleep(&pause, NULL);
+            sleep_us(300);
     }
     bb_pool_destroy(pool);
     for (size_t i = 0; i < BB_COUNT(counts); i++)
         sum += counts[i];
     assert_int_equal(sum, 3000 / 7 * 28 + 1 + 2 + 3 + 4);
+}
+
+static void test_pool_loses_no_wake_up(void **state) {
+    expect_every_wake_up(false, false);
+    expect_every_wake_up(false, true);
+    expect_every_wake_up(true, true);
+}
+
+typedef struct meeting {
+    atomic_int arrived;
+    int cpu[2]; /* of each task */
+} meeting;
+
+/* Two of these run at the same time if a worker comes within some milliseconds. */
+static void meet(void *user, size_t task, size_t worker) {
+    meeting *m = user;
+    m->cpu[task] = bb_current_cpu();
+    atomic_fetch_add(&m->arrived, 1);
+    for (int i = 0; i < 20 && atomic_load(&m->arrived) < 2; i++)
+        sleep_us(500); /* also makes this a run worth waking somebody for */
+}
+
+/* Woken after a pause, where some schedulers put the worker on the caller's processor. */
+static void test_pool_uses_two_processors(void **state) {
+    enum { ROUNDS = 20 };
+    bb_pool *pool;
+    int apart = 0;
+    if (bb_allowed_cpus() < 2)
+        skip();
+    assert_int_equal(bb_pool_create(2, &pool, NULL), BB_STATUS_OK);
+    for (int i = 0; i < ROUNDS; i++) {
+        meeting m = {0};
+        sleep_us(5000);
+        bb_pool_wake(pool);
+        bb_pool_run(pool, 2, meet, &m);
+        bb_pool_rest(pool);
+        apart += m.cpu[0] != m.cpu[1];
+    }
+    bb_pool_destroy(pool);
+    assert_true(apart > ROUNDS / 2); /* the caller may be moved meanwhile */
+}
+
+static void nap(void *user, size_t task, size_t worker) {
+    if (worker != 0)
+        atomic_fetch_add((atomic_int *)user, 1);
+    sleep_us(1000);
+}
+
+/* A run is not held up by a worker that takes nothing: the tasks that others finished are all. */
+static void test_pool_shares_tasks_among_those_awake(void **state) {
+    atomic_int by_others = 0;
+    bb_pool *pool;
+    assert_int_equal(bb_pool_create(4, &pool, NULL), BB_STATUS_OK);
+    bb_pool_wake(pool);
+    for (int i = 0; i < 5; i++)
+        bb_pool_run(pool, 8, nap, &by_others);
+    bb_pool_rest(pool);
+    bb_pool_destroy(pool);
+    assert_true(by_others > 0 && by_others < 40);
+}
+
+static double processor_seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void test_idle_pool_uses_no_processor_time(void **state) {
+    enum { PAUSES = 10, PAUSE_US = 20000 };
+    atomic_int by_others = 0;
+    bb_pool *pool;
+    assert_int_equal(bb_pool_create(2, &pool, NULL), BB_STATUS_OK);
+    const double start = processor_seconds();
+    for (int i = 0; i < PAUSES; i++) {
+        bb_pool_wake(pool);
+        bb_pool_run(pool, 2, nap, &by_others);
+        if (i % 2)
+            bb_pool_rest(pool); /* without it, workers watch a little longer */
+        sleep_us(PAUSE_US);
+    }
+    const double used = processor_seconds() - start;
+    bb_pool_destroy(pool);
+    assert_true(used < 0.25 * 1e-6 * PAUSES * PAUSE_US);
 }
 
 int main(void) {
@@ -156,6 +249,9 @@ int main(void) {
         cmocka_unit_test(test_random_numbers_are_pinned),
         cmocka_unit_test(test_pool_runs_every_task_once),
         cmocka_unit_test(test_pool_loses_no_wake_up),
+        cmocka_unit_test(test_pool_uses_two_processors),
+        cmocka_unit_test(test_pool_shares_tasks_among_those_awake),
+        cmocka_unit_test(test_idle_pool_uses_no_processor_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

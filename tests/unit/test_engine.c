@@ -416,6 +416,29 @@ static void contexts_run_side_by_side(void **state) {
     }
 }
 
+static void passive_threads_give_the_same(void **state) {
+    fixture *f = *state;
+    bb_engine_options options;
+    bb_engine *engine;
+    bb_context *context;
+    float logits[CLASSES];
+    uint8_t maps[HEIGHT * WIDTH * FILTERS];
+    run(f);
+    bb_engine_options_init(&options);
+    options.threads = 2;
+    options.passive = 1;
+    assert_int_equal(bb_engine_create(f->model, &options, &engine, NULL), BB_STATUS_OK);
+    assert_true(engine->passive);
+    assert_int_equal(bb_context_create(engine, &context, NULL), BB_STATUS_OK);
+    assert_int_equal(
+        bb_context_run(context, (const void *[]){f->image}, (void *[]){logits, maps}, NULL),
+        BB_STATUS_OK);
+    assert_memory_equal(logits, f->logits, sizeof(logits));
+    assert_memory_equal(maps, f->maps, sizeof(maps));
+    bb_context_destroy(context);
+    bb_engine_destroy(engine);
+}
+
 /* ---- border classes -------------------------------------------------------------------------- */
 
 static void pad_code_is_the_zero_code_where_there_is_one(void **state) {
@@ -511,6 +534,7 @@ int main(void) {
         TEST(taps_see_every_tensor),
         TEST(timing_is_off_until_enabled),
         TEST(contexts_run_side_by_side),
+        TEST(passive_threads_give_the_same),
         TEST(pad_code_is_the_zero_code_where_there_is_one),
         TEST(valid_taps_are_a_range),
         TEST(interior_is_one_class),
