@@ -173,15 +173,17 @@ static const char **names_of(graph_writer *g, int n, const int *values) {
 }
 
 static bb_status write_node(graph_writer *g, const bb_node *node) {
-    if (node->op == BB_OP_CONSTANT_OF_SHAPE)
+    const char *op = bb_op_name(node->op);
+    bool known = bb_op_find(op, 'O') == node->op || bb_op_find(op, 'Q') == node->op;
+    if (!known || node->op == BB_OP_CONSTANT_OF_SHAPE) /* its value would be a tensor attribute */
         return bb_fail(g->err, BB_STATUS_UNSUPPORTED,
                        "%s: node '%s' (%s) has no form in the ONNX files written here",
-                       g->graph->name, node->name, bb_op_name(node->op));
+                       g->graph->name, node->name, op);
     const char **in = names_of(g, node->n_in, node->in);
     const char **out = names_of(g, node->n_out, node->out);
     if (!in || !out)
         return bb_fail_memory(g->err, "an ONNX file");
-    bb_onnx_named_node(g->w, bb_op_name(node->op), node->name, node->n_in, in, node->n_out, out);
+    bb_onnx_named_node(g->w, op, node->name, node->n_in, in, node->n_out, out);
     for (size_t i = 0; i < node->n_attrs; i++)
         if (!is_obsolete(node, node->attrs[i].name))
             write_attr(g->w, node, &node->attrs[i]);

@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "train/record.h"
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+bb_status bb_record_add_row(bb_record *r, const bb_epoch_row *row, bb_error *err) {
+    if (r->n_rows == r->cap_rows) {
+        size_t cap = r->cap_rows ? 2 * r->cap_rows : 64;
+        bb_epoch_row *rows = bb_realloc_array(r->rows, cap, sizeof(*rows));
+        if (!rows)
+            return bb_fail_memory(err, "log");
+        r->rows = rows;
+        r->cap_rows = cap;
+    }
+    r->rows[r->n_rows++] = *row;
+    return BB_STATUS_OK;
+}
+
+void bb_record_free(bb_record *r) {
+    bb_free(r->rows);
+    *r = (bb_record){0};
+}
+
+void bb_stage_bits(const bb_stage *stage, char *text, size_t size) {
+    snprintf(text, size, "float");
+    for (size_t i = 0; i < stage->n_profiles; i++) {
+        size_t used = i ? strlen(text) : 0;
+        snprintf(text + used, size - used, "%sw%ua%u", i ? "," : "", stage->profiles[i].weight,
+                 stage->profiles[i].activation);
+    }
+}
+
+static bb_status write_text(const char *folder, const char *name, bb_buffer *text, bb_error *err) {
+    bb_buffer path = {0};
+    bb_buffer_printf(&path, "%s/%s", folder, name);
+    bb_status status = path.failed || text->failed
+                           ? bb_fail_memory(err, name)
+                           : bb_file_write(path.data, text->data, text->size, err);
+    bb_buffer_free(&path);
+    bb_buffer_free(text);
+    return status;
+}
+
+/* ---- log.csv ------------------------------------------------------------------------------------
+ */
+
+static bb_status write_log(const bb_record *r, const bb_settings *s, const char *folder,
+                           bb_error *err) {
+    bb_buffer text = {0};
+    bb_buffer_printf(&text, "stage,bits,epoch,rate,loss,accuracy,test_loss,test_accuracy,seconds,"
+                            "images_per_second\n");
+    for (size_t i = 0; i < r->n_rows; i++) {
+        const bb_epoch_row *row = &r->rows[i];
+        char bits[64];
+        bb_stage_bits(&s->stages[row->stage], bits, sizeof(bits));
+        bb_buffer_printf(&text, "%s,\"%s\",%u,%.6g,%.5f,%.3f,%.5f,%.3f,%.1f,%.1f\n",
+                         s->stages[row->stage].name, bits, row->epoch, row->rate, row->loss,
+                         row->accuracy, row->test_loss, row->test_accuracy, row->seconds,
+                         row->images_per_second);
+    }
+    return write_text(folder, "log.csv", &text, err);
+}
+
+/* ---- curve.svg: accuracy over epochs, one stage after the other ---------------------------------
+ */
+
+enum { LEFT = 52, TOP = 16, WIDTH = 640, HEIGHT = 320, BOTTOM = 40 };
+
+typedef struct axes {
+    double low, high; /* of the accuracy */
+    size_t n;         /* epochs */
+} axes;
+
+static axes find_axes(const bb_record *r) {
+    axes a = {100, 0, r->n_rows};
+    for (size_t i = 0; i < r->n_rows; i++) {
+        const bb_epoch_row *row = &r->rows[i];
+        double low = row->accuracy < row->test_accuracy ? row->accuracy : row->test_accuracy;
+        double high = row->accuracy > row->test_accuracy ? row->accuracy : row->test_accuracy;
+        a.low = low < a.low ? low : a.low;
+        a.high = high > a.high ? high : a.high;
+    }
+    a.low = (double)((int)(a.low / 5) * 5);
+    a.high = (double)(((int)(a.high / 5) + 1) * 5);
+    a.high = a.high > 100 ? 100 : a.high;
+    if (a.high <= a.low)
+        a.low = a.high - 5;
+    return a;
+}
+
+static double x_of(const axes *a, size_t i) {
+    return LEFT + WIDTH * ((double)i + 0.5) / (double)(a->n > 0 ? a->n : 1);
+}
+
+static double y_of(const axes *a, double accuracy) {
+    return TOP + HEIGHT * (a->high - accuracy) / (a->high - a->low);
+}
+
+static void draw_grid(bb_buffer *svg, const axes *a) {
+    for (int k = 0; k <= 5; k++) {
+        double value = a->low + (a->high - a->low) * k / 5, y = y_of(a, value);
+        bb_buffer_printf(svg, "<path d=\"M%d %.1fh%d\" stroke=\"#ddd\"/>", LEFT, y, WIDTH);
+        bb_buffer_printf(svg, "<text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%.1f %%</text>\n",
+                         LEFT - 6, y + 4, value);
+    }
+}
+
+/* A line of each stage, and a mark where a stage begins. */
+static void draw_line(bb_buffer *svg, const bb_record *r, const axes *a, bool test) {
+    for (size_t i = 0; i < r->n_rows; i++) {
+        const bb_epoch_row *row = &r->rows[i];
+        bool first = i == 0 || r->rows[i - 1].stage != row->stage;
+        bool last = i + 1 == r->n_rows || r->rows[i + 1].stage != row->stage;
+        if (first)
+            bb_buffer_printf(svg,
+                             "<polyline fill=\"none\" stroke-width=\"2\" stroke=\"%s\" points=\"",
+                             test ? "#c0392b" : "#2980b9");
+        bb_buffer_printf(svg, "%.1f,%.1f ", x_of(a, i),
+                         y_of(a, test ? row->test_accuracy : row->accuracy));
+        if (last)
+            bb_buffer_printf(svg, "\"/>\n");
+    }
+}
+
+static void draw_stages(bb_buffer *svg, const bb_record *r, const bb_settings *s, const axes *a) {
+    for (size_t i = 0; i < r->n_rows; i++) {
+        if (i > 0 && r->rows[i - 1].stage == r->rows[i].stage)
+            continue;
+        double x = LEFT + WIDTH * (double)i / (double)a->n;
+        bb_buffer_printf(svg, "<path d=\"M%.1f %dv%d\" stroke=\"#bbb\"/>", x, TOP, HEIGHT);
+        bb_buffer_printf(svg, "<text x=\"%.1f\" y=\"%d\">%s</text>\n", x + 3, TOP + HEIGHT + 16,
+                         s->stages[r->rows[i].stage].name);
+    }
+}
+
+static bb_status write_curve(const bb_record *r, const bb_settings *s, const char *folder,
+                             bb_error *err) {
+    bb_buffer svg = {0};
+    axes a = find_axes(r);
+    bb_buffer_printf(&svg,
+                     "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" "
+                     "font-family=\"sans-serif\" font-size=\"11\">\n"
+                     "<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n",
+                     LEFT + WIDTH + 16, TOP + HEIGHT + BOTTOM);
+    draw_grid(&svg, &a);
+    draw_stages(&svg, r, s, &a);
+    draw_line(&svg, r, &a, false);
+    draw_line(&svg, r, &a, true);
+    bb_buffer_printf(&svg,
+                     "<text x=\"%d\" y=\"%d\"><tspan fill=\"#c0392b\">test</tspan> "
+                     "<tspan fill=\"#2980b9\">training</tspan> accuracy, epoch by epoch</text>\n"
+                     "</svg>\n",
+                     LEFT, TOP + HEIGHT + 34);
+    return write_text(folder, "curve.svg", &svg, err);
+}
+
+/* ---- results.json -------------------------------------------------------------------------------
+ */
+
+static double rounded(double value, double steps) {
+    return (double)(long long)(value * steps + (value < 0 ? -0.5 : 0.5)) / steps;
+}
+
+static json_t *profile_json(const bb_stage *stage, const bb_stage_result *result, size_t i) {
+    char bits[16] = "float";
+    if (stage->n_profiles > 0)
+        snprintf(bits, sizeof(bits), "w%ua%u", stage->profiles[i].weight,
+                 stage->profiles[i].activation);
+    json_t *o =
+        json_pack("{s:s, s:f}", "bits", bits, "test_top1", rounded(result->test_accuracy[i], 1000));
+    if (o && result->model_bytes > 0)
+        json_object_set_new(o, "model_top1", json_real(rounded(result->model_accuracy[i], 1000)));
+    return o;
+}
+
+static json_t *stage_json(const bb_settings *s, const bb_stage_result *result) {
+    const bb_stage *stage = &s->stages[result->stage];
+    json_t *profiles = json_array();
+    for (size_t i = 0; i < (stage->n_profiles ? stage->n_profiles : 1); i++)
+        json_array_append_new(profiles, profile_json(stage, result, i));
+    json_t *o =
+        json_pack("{s:s, s:i, s:f, s:i, s:f, s:f, s:o}", "stage", stage->name, "epochs",
+                  stage->epochs, "best_top1", rounded(result->best_accuracy, 1000), "best_epoch",
+                  (int)result->best_epoch, "test_loss", rounded(result->test_loss, 1e5), "seconds",
+                  rounded(result->seconds, 10), "profiles", profiles);
+    if (o && stage->from)
+        json_object_set_new(o, "from", json_string(stage->from));
+    if (o && result->model_bytes > 0)
+        json_object_set_new(o, "model_bytes", json_integer((json_int_t)result->model_bytes));
+    return o;
+}
+
+static bb_status write_results(const bb_record *r, const bb_settings *s, const char *folder,
+                               size_t threads, bb_error *err) {
+    json_t *stages = json_array();
+    for (size_t i = 0; i < r->n_results; i++)
+        json_array_append_new(stages, stage_json(s, &r->results[i]));
+    const char *slash = strrchr(s->path, '/');
+    json_t *root =
+        json_pack("{s:s, s:b, s:i, s:o}", "config", slash ? slash + 1 : s->path, "finished",
+                  r->n_results == s->n_stages, "threads", (int)threads, "stages", stages);
+    char *dumped = root ? json_dumps(root, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) : NULL;
+    json_decref(root);
+    bb_buffer text = {0};
+    bb_buffer_printf(&text, "%s\n", dumped ? dumped : "");
+    text.failed = text.failed || !dumped;
+    free(dumped);
+    return write_text(folder, "results.json", &text, err);
+}
+
+bb_status bb_record_write(const bb_record *record, const bb_settings *settings, const char *folder,
+                          size_t threads, bb_error *err) {
+    BB_TRY(write_log(record, settings, folder, err));
+    BB_TRY(write_curve(record, settings, folder, err));
+    return write_results(record, settings, folder, threads, err);
+}
