@@ -74,6 +74,11 @@ bb_status bb_nn_new_buffer(bb_executor *ex, size_t bytes, int *buffer, bb_error 
     return add_buffer(ex, bytes, NULL, buffer, err);
 }
 
+bb_status bb_nn_external(bb_executor *ex, size_t bytes, const void *data, int *buffer,
+                         bb_error *err) {
+    return add_buffer(ex, bytes, data, buffer, err);
+}
+
 bb_status bb_nn_new_plain(bb_executor *ex, int value, int *buffer, bb_error *err) {
     const bb_nn_tensor *tensor = &ex->tensors[value];
     BB_TRY(bb_nn_new_buffer(ex, tensor->elements * bb_dtype_size(tensor->dtype), buffer, err));
@@ -207,6 +212,16 @@ bb_status bb_nn_emit(bb_executor *ex, const bb_nn_step *step, const bb_nn_arg *a
     return BB_STATUS_OK;
 }
 
+void bb_nn_touch(bb_executor *ex, int buffer) {
+    touch(&ex->buffers[buffer], (int)ex->n_steps);
+}
+
+bb_status bb_nn_prefix(const bb_executor *ex, const bb_node *node, bb_status status,
+                       bb_error *err) {
+    return bb_error_prefix(err, status, "%s: node '%s' (%s, opset %d)", ex->graph->name, node->name,
+                           bb_op_name(node->op), ex->graph->opset);
+}
+
 static bb_status run_op(bb_executor *ex, const bb_nn_step *step, bb_error *err) {
     return bb_dn_op_run(ex->dn, step->op, err);
 }
@@ -252,7 +267,7 @@ static bb_status flush_taps(bb_executor *ex, bb_error *err) {
 
 /* ---- the walk -------------------------------------------------------------------------------- */
 
-static void count_uses(bb_executor *ex) {
+void bb_nn_count_uses(bb_executor *ex) {
     const bb_graph *graph = ex->graph;
     for (size_t n = 0; n < graph->n_nodes; n++)
         for (int i = 0; i < graph->nodes[n].n_in; i++) {
@@ -268,22 +283,28 @@ static void count_uses(bb_executor *ex) {
     }
 }
 
+bb_status bb_nn_enter_constant(bb_executor *ex, int value, bb_error *err) {
+    const bb_value *v = &ex->graph->values[value];
+    BB_TRY(bb_nn_define(ex, value, v->dtype, v->rank, v->dims, err));
+    return bb_nn_fix(ex, value, v->data, err);
+}
+
+bb_status bb_nn_enter_input(bb_executor *ex, size_t i, const int64_t *dims, bb_error *err) {
+    int v = ex->graph->inputs[i];
+    const bb_value *value = &ex->graph->values[v];
+    BB_TRY(bb_nn_define(ex, v, value->dtype, value->rank, dims, err));
+    BB_TRY(bb_nn_new_plain(ex, v, &ex->input_buffers[i], err));
+    touch(&ex->buffers[ex->input_buffers[i]], 0);
+    return BB_STATUS_OK;
+}
+
 static bb_status enter_values(bb_executor *ex, const int64_t *const *input_dims, bb_error *err) {
     const bb_graph *graph = ex->graph;
-    for (size_t v = 0; v < graph->n_values; v++) {
-        const bb_value *value = &graph->values[v];
-        if (!value->data || value->producer >= 0)
-            continue;
-        BB_TRY(bb_nn_define(ex, (int)v, value->dtype, value->rank, value->dims, err));
-        BB_TRY(bb_nn_fix(ex, (int)v, value->data, err));
-    }
-    for (size_t i = 0; i < graph->n_inputs; i++) {
-        int v = graph->inputs[i];
-        const bb_value *value = &graph->values[v];
-        BB_TRY(bb_nn_define(ex, v, value->dtype, value->rank, input_dims[i], err));
-        BB_TRY(bb_nn_new_plain(ex, v, &ex->input_buffers[i], err));
-        touch(&ex->buffers[ex->input_buffers[i]], 0);
-    }
+    for (size_t v = 0; v < graph->n_values; v++)
+        if (graph->values[v].data && graph->values[v].producer < 0)
+            BB_TRY(bb_nn_enter_constant(ex, (int)v, err));
+    for (size_t i = 0; i < graph->n_inputs; i++)
+        BB_TRY(bb_nn_enter_input(ex, i, input_dims[i], err));
     return flush_taps(ex, err);
 }
 
@@ -376,7 +397,7 @@ static bool is_alias(const bb_node *node) {
     }
 }
 
-static bb_status build_node(bb_executor *ex, const bb_node *node, bb_error *err) {
+bb_status bb_nn_build_node(bb_executor *ex, const bb_node *node, bb_error *err) {
     for (int i = 0; i < node->n_in; i++)
         if (node->in[i] >= 0 && !ex->tensors[node->in[i]].known)
             return bb_fail(err, BB_STATUS_INTERNAL, "input '%s' has not been computed",
@@ -403,27 +424,26 @@ static bb_status finish_outputs(bb_executor *ex, bb_error *err) {
         BB_TRY(bb_nn_in_plain(ex, value, &ex->output_buffers[i], err));
     }
     for (size_t i = 0; i < graph->n_outputs; i++)
-        touch(&ex->buffers[ex->output_buffers[i]], (int)ex->n_steps);
+        bb_nn_touch(ex, ex->output_buffers[i]);
     return BB_STATUS_OK;
 }
 
 bb_status bb_nn_build(bb_executor *ex, const int64_t *const *input_dims, bb_error *err) {
     const bb_graph *graph = ex->graph;
-    count_uses(ex);
+    bb_nn_count_uses(ex);
     BB_TRY(enter_values(ex, input_dims, err));
     for (size_t n = 0; n < graph->n_nodes; n++) {
         const bb_node *node = &graph->nodes[n];
         if (ex->built[n])
             continue;
         ex->built[n] = true;
-        bb_status status = build_node(ex, node, err);
+        bb_status status = bb_nn_build_node(ex, node, err);
         if (status == BB_STATUS_OK) {
             bb_nn_consume(ex, node);
             status = flush_taps(ex, err);
         }
         if (status != BB_STATUS_OK)
-            return bb_error_prefix(err, status, "%s: node '%s' (%s, opset %d)", graph->name,
-                                   node->name, bb_op_name(node->op), graph->opset);
+            return bb_nn_prefix(ex, node, status, err);
     }
     return finish_outputs(ex, err);
 }

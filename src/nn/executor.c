@@ -23,19 +23,29 @@ static bb_status allocate(bb_executor *ex, const bb_executor_options *options, b
     return bb_dn_create(&ex->dn, err);
 }
 
-bb_status bb_executor_create(const bb_graph *graph, const int64_t *const *input_dims,
-                             const bb_executor_options *options, bb_executor **executor,
-                             bb_error *err) {
+bb_status bb_nn_new_executor(const bb_graph *graph, const bb_executor_options *options,
+                             bb_executor **executor, bb_error *err) {
     bb_executor *ex = bb_calloc_array(1, sizeof(*ex));
     if (!ex)
         return bb_fail_memory(err, "executor");
     ex->graph = graph;
     ex->threads =
         options && options->threads > 0 && options->threads < 1024 ? (int)options->threads : 1;
-    int before = bb_dn_set_threads(ex->threads);
     bb_status status = allocate(ex, options, err);
     if (status == BB_STATUS_OK)
-        status = bb_nn_build(ex, input_dims, err);
+        *executor = ex;
+    else
+        bb_executor_destroy(ex);
+    return status;
+}
+
+bb_status bb_executor_create(const bb_graph *graph, const int64_t *const *input_dims,
+                             const bb_executor_options *options, bb_executor **executor,
+                             bb_error *err) {
+    bb_executor *ex;
+    BB_TRY(bb_nn_new_executor(graph, options, &ex, err));
+    int before = bb_dn_set_threads(ex->threads);
+    bb_status status = bb_nn_build(ex, input_dims, err);
     if (status == BB_STATUS_OK)
         status = bb_nn_place(ex, err);
     bb_dn_set_threads(before);
@@ -62,7 +72,7 @@ void bb_executor_destroy(bb_executor *ex) {
     bb_free(ex);
 }
 
-static bb_status copy_inputs(bb_executor *ex, const bb_array *inputs, bb_error *err) {
+bb_status bb_nn_copy_inputs(bb_executor *ex, const bb_array *inputs, bb_error *err) {
     const bb_graph *graph = ex->graph;
     for (size_t i = 0; i < graph->n_inputs; i++) {
         const bb_nn_tensor *tensor = &ex->tensors[graph->inputs[i]];
@@ -82,29 +92,26 @@ static bb_status copy_inputs(bb_executor *ex, const bb_array *inputs, bb_error *
     return BB_STATUS_OK;
 }
 
-static bb_status run_steps(bb_executor *ex, bb_error *err) {
-    for (size_t i = 0; i < ex->n_steps; i++) {
+bb_status bb_nn_run_steps(bb_executor *ex, size_t first, size_t last, bb_error *err) {
+    for (size_t i = first; i < last; i++) {
         const bb_nn_step *step = &ex->steps[i];
         bb_status status = step->run(ex, step, err);
         if (status != BB_STATUS_OK)
-            return step->node ? bb_error_prefix(err, status, "%s: node '%s' (%s, opset %d)",
-                                                ex->graph->name, step->node->name,
-                                                bb_op_name(step->node->op), ex->graph->opset)
-                              : status;
+            return step->node ? bb_nn_prefix(ex, step->node, status, err) : status;
     }
     return BB_STATUS_OK;
 }
 
 bb_status bb_executor_run(bb_executor *ex, const bb_array *inputs, bb_executor_tap tap, void *user,
                           bb_error *err) {
-    BB_TRY(copy_inputs(ex, inputs, err));
+    BB_TRY(bb_nn_copy_inputs(ex, inputs, err));
     ex->run_arena = bb_arena_create();
     if (!ex->run_arena)
         return bb_fail_memory(err, "executor");
     ex->tap = tap;
     ex->tap_user = user;
     int before = bb_dn_set_threads(ex->threads);
-    bb_status status = run_steps(ex, err);
+    bb_status status = bb_nn_run_steps(ex, 0, ex->n_steps, err);
     bb_dn_set_threads(before);
     bb_arena_destroy(ex->run_arena);
     ex->run_arena = NULL;

@@ -23,10 +23,10 @@ static void norm_factors(bb_executor *ex, const bb_node *norm, int64_t channels,
     }
 }
 
-static bb_status plan_geometry(bb_executor *ex, const bb_node *node, conv_plan *plan,
-                               bb_error *err) {
+bb_status bb_nn_conv_geometry(bb_executor *ex, const bb_node *node, bb_dn_conv *conv,
+                              bb_error *err) {
     const bb_nn_tensor *x = bb_nn_input(ex, node, 0), *w = bb_nn_input(ex, node, 1);
-    bb_dn_conv *conv = &plan->conv;
+    *conv = (bb_dn_conv){0};
     conv->transposed = node->op == BB_OP_CONV_TRANSPOSE;
     conv->rank = x->rank;
     if (x->dtype != BB_DTYPE_F32 || w->dtype != BB_DTYPE_F32)
@@ -63,7 +63,7 @@ static bb_status plan_geometry(bb_executor *ex, const bb_node *node, conv_plan *
 }
 
 /* ONNX orders weights O, I/g, k... (Conv) or I, O/g, k... (ConvTranspose). */
-static const bb_dn_layout *weights_layout(bb_executor *ex, const bb_dn_conv *conv) {
+const bb_dn_layout *bb_nn_conv_weights(bb_executor *ex, const bb_dn_conv *conv) {
     int64_t dims[BB_DN_MAX_RANK], strides[BB_DN_MAX_RANK];
     int64_t out = conv->dst[1] / conv->groups, in = conv->src[1] / conv->groups, taps = 1;
     int n = 0, spatial = conv->rank - 2;
@@ -173,14 +173,14 @@ static bb_status emit_conv(bb_executor *ex, const bb_node *node, const conv_plan
 
 bb_status bb_nn_build_conv(bb_executor *ex, const bb_node *node, bb_error *err) {
     conv_plan plan = {0};
-    BB_TRY(plan_geometry(ex, node, &plan, err));
+    BB_TRY(bb_nn_conv_geometry(ex, node, &plan.conv, err));
     const bb_nn_tensor *w = bb_nn_input(ex, node, 1), *bias = bb_nn_input(ex, node, 2);
     if (bias && (bias->dtype != BB_DTYPE_F32 || (int64_t)bias->elements != plan.conv.dst[1]))
         return bb_fail(err, BB_STATUS_BAD_FILE, "bias does not have one value per channel");
     bool foldable = w->fixed && (!bias || bias->fixed);
     bb_nn_collect(ex, node->out[0], plan.conv.rank, plan.conv.dst, foldable, true, &plan.chain);
     plan.conv.bias = bias || plan.chain.norm;
-    plan.weights = weights_layout(ex, &plan.conv);
+    plan.weights = bb_nn_conv_weights(ex, &plan.conv);
     BB_TRY(bb_dn_make_conv(ex->dn, &plan.conv, &plan.chain.posts, &plan.op, err));
     if (!plan.chain.norm)
         return emit_conv(ex, node, &plan, NULL, NULL, err);

@@ -195,6 +195,22 @@ static bb_status emit_op(bb_executor *ex, const bb_node *node, const bb_dn_pool 
     return bb_nn_store(ex, node->out[0], dst, args[1].buffer, err);
 }
 
+bb_status bb_nn_pool_geometry(bb_executor *ex, const bb_node *node, bb_dn_pool *pool,
+                              bb_window *window, bb_error *err) {
+    const bb_nn_tensor *x = bb_nn_input(ex, node, 0);
+    BB_TRY(bb_node_window(ex->graph, node, x->dims, x->rank, window, err));
+    int64_t dims[4] = {x->dims[0], x->dims[1], window->out[0], window->out[1]};
+    if (x->rank == 3)
+        dims[2] = window->out[1];
+    describe(node, x, window, dims, pool);
+    return BB_STATUS_OK;
+}
+
+bool bb_nn_pool_is_exact(const bb_window *window) {
+    return !window->count_include_pad || (window->pad_end[0] == window->pad_counted[0] &&
+                                          window->pad_end[1] == window->pad_counted[1]);
+}
+
 bb_status bb_nn_build_pool(bb_executor *ex, const bb_node *node, bb_error *err) {
     const bb_nn_tensor *x = bb_nn_input(ex, node, 0);
     bb_window window;
@@ -203,21 +219,14 @@ bb_status bb_nn_build_pool(bb_executor *ex, const bb_node *node, bb_error *err) 
     if (x->dtype != BB_DTYPE_F32 && !byte)
         return bb_fail(err, BB_STATUS_UNSUPPORTED, "pooling of %s is not supported",
                        bb_dtype_name(x->dtype));
-    BB_TRY(bb_node_window(ex->graph, node, x->dims, x->rank, &window, err));
-    int64_t dims[4] = {x->dims[0], x->dims[1], window.out[0], window.out[1]};
-    if (x->rank == 3)
-        dims[2] = window.out[1];
-    BB_TRY(bb_nn_define(ex, node->out[0], x->dtype, x->rank, dims, err));
-    bool indices = node->n_out > 1 && node->out[1] >= 0;
-    /* oneDNN counts every padded position, also those that only ceil_mode added. */
-    bool odd = window.count_include_pad && (window.pad_end[0] != window.pad_counted[0] ||
-                                            window.pad_end[1] != window.pad_counted[1]);
-    if (byte || indices || odd || x->elements == 0)
-        return emit_plain(ex, node, &window, dims, err);
     bb_dn_pool pool;
-    describe(node, x, &window, dims, &pool);
+    BB_TRY(bb_nn_pool_geometry(ex, node, &pool, &window, err));
+    BB_TRY(bb_nn_define(ex, node->out[0], x->dtype, x->rank, pool.dst, err));
+    bool indices = node->n_out > 1 && node->out[1] >= 0;
+    if (byte || indices || !bb_nn_pool_is_exact(&window) || x->elements == 0)
+        return emit_plain(ex, node, &window, pool.dst, err);
     bb_status status = emit_op(ex, node, &pool, err);
-    return status == BB_STATUS_UNSUPPORTED ? emit_plain(ex, node, &window, dims, err) : status;
+    return status == BB_STATUS_UNSUPPORTED ? emit_plain(ex, node, &window, pool.dst, err) : status;
 }
 
 bb_status bb_nn_build_global_pool(bb_executor *ex, const bb_node *node, bb_error *err) {

@@ -5,11 +5,35 @@
 /* libgomp is oneDNN's runtime in Debian; its header exists only for some compilers. */
 extern void omp_set_num_threads(int);
 extern int omp_get_max_threads(void);
+extern int omp_get_thread_num(void);
+extern int omp_get_num_threads(void);
+extern void GOMP_parallel(void (*fn)(void *), void *data, unsigned threads, unsigned flags);
 
 int bb_dn_set_threads(int threads) {
     int before = omp_get_max_threads();
     omp_set_num_threads(threads > 0 ? threads : 1);
     return before;
+}
+
+typedef struct parallel_call {
+    void (*fn)(void *user, int part, int parts);
+    void *user;
+    int parts;
+} parallel_call;
+
+static void run_part(void *data) {
+    const parallel_call *call = data;
+    int threads = omp_get_num_threads();
+    for (int part = omp_get_thread_num(); part < call->parts; part += threads)
+        call->fn(call->user, part, call->parts);
+}
+
+void bb_dn_parallel(int parts, void (*fn)(void *user, int part, int parts), void *user) {
+    parallel_call call = {fn, user, parts};
+    if (parts > 1)
+        GOMP_parallel(run_part, &call, (unsigned)parts, 0);
+    else
+        fn(user, 0, 1);
 }
 
 bb_status bb_dn_fail(bb_error *err, dnnl_status_t status, const char *what) {
@@ -41,6 +65,10 @@ bb_status bb_dn_create(bb_dn **out, bb_error *err) {
     }
     *out = dn;
     return BB_STATUS_OK;
+}
+
+void bb_dn_allow_shared_sums(bb_dn *dn) {
+    dn->shared_sums = true;
 }
 
 static void release_op(bb_dn_op *op) {
@@ -174,6 +202,53 @@ size_t bb_dn_bytes(const bb_dn_layout *layout) {
     return dnnl_memory_desc_get_size(&layout->md);
 }
 
+/* The spatial axes follow each other densely, `step` floats from pixel to pixel. */
+static bool dense_pixels(const dnnl_memory_desc_t *md, int64_t step) {
+    for (int i = md->ndims - 1; i >= 2; i--) {
+        if (md->dims[i] != 1 && md->format_desc.blocking.strides[i] != step)
+            return false;
+        step *= md->dims[i];
+    }
+    return true;
+}
+
+bool bb_dn_as_channels(const bb_dn_layout *layout, bb_dn_channels *form) {
+    const dnnl_memory_desc_t *md = &layout->md;
+    if (md->format_kind != dnnl_blocked || md->offset0 != 0)
+        return false;
+    const dnnl_blocking_desc_t *blocking = &md->format_desc.blocking;
+    size_t pixels = 1;
+    for (int i = 2; i < md->ndims; i++)
+        pixels *= (size_t)md->dims[i];
+    *form = (bb_dn_channels){1, 1, pixels, 1, 1};
+    if (md->ndims < 2) {
+        form->blocks = form->channels = (size_t)md->dims[0];
+        return bb_dn_is_plain(layout);
+    }
+    form->images = (size_t)md->dims[0];
+    form->channels = (size_t)md->dims[1];
+    if (bb_dn_is_plain(layout)) {
+        form->blocks = form->channels;
+        return true;
+    }
+    int64_t image = (int64_t)pixels, lanes = md->dims[1];
+    if (blocking->inner_nblks == 0) {
+        form->lanes = form->channels;
+        image *= lanes;
+        return blocking->strides[1] == 1 && dense_pixels(md, lanes) &&
+               (md->dims[0] == 1 || blocking->strides[0] == image);
+    }
+    if (blocking->inner_nblks != 1 || blocking->inner_idxs[0] != 1)
+        return false;
+    lanes = blocking->inner_blks[0];
+    form->lanes = (size_t)lanes;
+    form->blocks = (size_t)(md->padded_dims[1] / lanes);
+    image *= md->padded_dims[1];
+    return dense_pixels(md, lanes) &&
+           (form->blocks == 1 || blocking->strides[1] == (int64_t)pixels * lanes) &&
+           (md->dims[0] == 1 || blocking->strides[0] == image);
+}
+
 /* ---- operations ------------------------------------------------------------------------------ */
 
 dnnl_primitive_attr_t bb_dn_attributes(const bb_dn_posts *posts) {
@@ -214,30 +289,43 @@ static bool depends_on_threads(dnnl_primitive_desc_t pd) {
 }
 
 static bb_status make_op(bb_dn *dn, const_dnnl_op_desc_t desc, dnnl_primitive_attr_t attr,
-                         int n_args, const char *what, bb_dn_op **op, bb_error *err) {
+                         const bb_dn_op *hint, int n_args, const char *what, bb_dn_op **op,
+                         bb_error *err) {
     dnnl_primitive_desc_t pd = NULL;
-    dnnl_status_t status = dnnl_primitive_desc_create(&pd, desc, attr, dn->engine, NULL);
+    dnnl_status_t status =
+        dnnl_primitive_desc_create(&pd, desc, attr, dn->engine, hint ? hint->pd : NULL);
     if (status != dnnl_success)
         return bb_dn_fail(err, status, what);
-    if (omp_get_max_threads() == 1 || !depends_on_threads(pd))
+    if (dn->shared_sums || omp_get_max_threads() == 1 || !depends_on_threads(pd))
         return bb_dn_finish_pd(dn, pd, n_args, what, op, err);
     dnnl_primitive_desc_destroy(pd);
     int before = bb_dn_set_threads(1); /* it is planned for the number set while it is made */
-    bb_status result = make_op(dn, desc, attr, n_args, what, op, err);
+    bb_status result = make_op(dn, desc, attr, hint, n_args, what, op, err);
     bb_dn_set_threads(before);
     if (result == BB_STATUS_OK)
         (*op)->serial = true;
     return result;
 }
 
-bb_status bb_dn_finish(bb_dn *dn, const_dnnl_op_desc_t desc, const bb_dn_posts *posts, int n_args,
-                       const char *what, bb_dn_op **op, bb_error *err) {
+static bb_status finish(bb_dn *dn, const_dnnl_op_desc_t desc, const bb_dn_posts *posts,
+                        const bb_dn_op *hint, int n_args, const char *what, bb_dn_op **op,
+                        bb_error *err) {
     dnnl_primitive_attr_t attr = bb_dn_attributes(posts);
     if (!attr)
         return bb_fail_memory(err, "oneDNN attributes");
-    bb_status status = make_op(dn, desc, attr, n_args, what, op, err);
+    bb_status status = make_op(dn, desc, attr, hint, n_args, what, op, err);
     dnnl_primitive_attr_destroy(attr);
     return status;
+}
+
+bb_status bb_dn_finish(bb_dn *dn, const_dnnl_op_desc_t desc, const bb_dn_posts *posts, int n_args,
+                       const char *what, bb_dn_op **op, bb_error *err) {
+    return finish(dn, desc, posts, NULL, n_args, what, op, err);
+}
+
+bb_status bb_dn_finish_backward(bb_dn *dn, const_dnnl_op_desc_t desc, const bb_dn_op *hint,
+                                int n_args, const char *what, bb_dn_op **op, bb_error *err) {
+    return finish(dn, desc, NULL, hint, n_args, what, op, err);
 }
 
 bb_status bb_dn_finish_pd(bb_dn *dn, dnnl_primitive_desc_t pd, int n_args, const char *what,
@@ -273,6 +361,11 @@ static const int dnnl_args[] = {[BB_DN_SRC] = DNNL_ARG_SRC,
                                 [BB_DN_VARIANCE] = DNNL_ARG_VARIANCE,
                                 [BB_DN_DST] = DNNL_ARG_DST,
                                 [BB_DN_SCRATCH] = DNNL_ARG_SCRATCHPAD,
+                                [BB_DN_WORKSPACE] = DNNL_ARG_WORKSPACE,
+                                [BB_DN_DIFF_SRC] = DNNL_ARG_DIFF_SRC,
+                                [BB_DN_DIFF_WEIGHTS] = DNNL_ARG_DIFF_WEIGHTS,
+                                [BB_DN_DIFF_BIAS] = DNNL_ARG_DIFF_BIAS,
+                                [BB_DN_DIFF_DST] = DNNL_ARG_DIFF_DST,
                                 [BB_DN_MULTIPLE] = DNNL_ARG_MULTIPLE_SRC};
 
 static int dnnl_arg(bb_dn_arg arg) {

@@ -31,6 +31,11 @@ typedef enum bb_dn_arg {
     BB_DN_VARIANCE,
     BB_DN_DST,
     BB_DN_SCRATCH,
+    BB_DN_WORKSPACE, /**< what a forward operation of training leaves to its backward one */
+    BB_DN_DIFF_SRC,
+    BB_DN_DIFF_WEIGHTS, /**< as BB_DN_WEIGHTS */
+    BB_DN_DIFF_BIAS,
+    BB_DN_DIFF_DST,
     BB_DN_MULTIPLE /**< BB_DN_MULTIPLE + i = input i of a concat */
 } bb_dn_arg;
 
@@ -61,10 +66,14 @@ typedef struct bb_dn_posts {
 } bb_dn_posts;
 
 bb_status bb_dn_create(bb_dn **dn, bb_error *err);
+/** From now on operations may use kernels whose last bits depend on the number of threads. */
+void bb_dn_allow_shared_sums(bb_dn *dn);
 void bb_dn_destroy(bb_dn *dn); /**< NULL is fine */
 
 /** Sets the threads of this calling thread's oneDNN calls; returns the number set before. */
 int bb_dn_set_threads(int threads);
+/** Calls fn(user, part, parts) for every part at once, on oneDNN's own threads. */
+void bb_dn_parallel(int parts, void (*fn)(void *user, int part, int parts), void *user);
 
 /* ---- layouts; all functions give NULL when out of memory or not expressible ---------------- */
 
@@ -82,6 +91,14 @@ bool bb_dn_same(const bb_dn_layout *a, const bb_dn_layout *b);
 /** True where the elements lie row-major without gaps. */
 bool bb_dn_is_plain(const bb_dn_layout *layout);
 size_t bb_dn_bytes(const bb_dn_layout *layout);
+
+/** A layout seen as [images][blocks][pixels][lanes]: channel c is lane c % lanes of block
+ *  c / lanes. Row-major: lanes 1; channels innermost: blocks 1. */
+typedef struct bb_dn_channels {
+    size_t images, blocks, pixels, lanes, channels;
+} bb_dn_channels;
+/** False where the layout is not of that kind. Row-major tensors of rank 0 and 1 are one image. */
+bool bb_dn_as_channels(const bb_dn_layout *layout, bb_dn_channels *form);
 
 /* ---- operations ------------------------------------------------------------------------------ */
 
@@ -141,6 +158,39 @@ bb_status bb_dn_make_batch_norm(bb_dn *dn, float epsilon, const bb_dn_layout *la
 /** slopes: same rank, dims 1 or equal; may be `any`. */
 bb_status bb_dn_make_prelu(bb_dn *dn, const bb_dn_layout *layout, const bb_dn_layout *slopes,
                            bb_dn_op **op, bb_error *err);
+
+/* Training: the forward operation computes what backward needs; backward ones take it as hint. */
+bb_status bb_dn_make_conv_training(bb_dn *dn, const bb_dn_conv *conv, bb_dn_op **op, bb_error *err);
+/** In the layouts of `forward` where oneDNN has a fast kernel for them, else in its own. */
+bb_status bb_dn_make_conv_data(bb_dn *dn, const bb_dn_conv *conv, const bb_dn_op *forward,
+                               bb_dn_op **op, bb_error *err);
+bb_status bb_dn_make_conv_weights(bb_dn *dn, const bb_dn_conv *conv, const bb_dn_op *forward,
+                                  bb_dn_op **op, bb_error *err);
+/** `fixed`: with given mean and variance; else they are outputs. */
+typedef struct bb_dn_norm {
+    float epsilon;
+    bool relu, fixed;
+} bb_dn_norm;
+bb_status bb_dn_make_norm_training(bb_dn *dn, const bb_dn_norm *norm, const bb_dn_layout *layout,
+                                   bb_dn_op **op, bb_error *err);
+bb_status bb_dn_make_norm_backward(bb_dn *dn, const bb_dn_norm *norm, const bb_dn_layout *layout,
+                                   const bb_dn_op *forward, bb_dn_op **op, bb_error *err);
+bb_status bb_dn_make_pool_training(bb_dn *dn, const bb_dn_pool *pool, const bb_dn_layout *src,
+                                   bb_dn_op **op, bb_error *err);
+bb_status bb_dn_make_pool_backward(bb_dn *dn, const bb_dn_pool *pool, const bb_dn_layout *src,
+                                   const bb_dn_op *forward, bb_dn_op **op, bb_error *err);
+/** From SRC and DIFF_DST to DIFF_SRC, all in one layout. */
+bb_status bb_dn_make_function_backward(bb_dn *dn, const bb_dn_post *function,
+                                       const bb_dn_layout *layout, bb_dn_op **op, bb_error *err);
+/** c[m][n] = alpha * op(a) * op(b) + beta * c, row-major; leading dims as BLAS has them. */
+typedef struct bb_dn_product {
+    bool a_transposed, b_transposed;
+    int64_t m, n, k, lda, ldb, ldc;
+    float alpha, beta;
+} bb_dn_product;
+bb_status bb_dn_gemm(const bb_dn_product *product, const float *a, const float *b, float *c,
+                     bb_error *err);
+
 bb_status bb_dn_make_reorder(bb_dn *dn, const bb_dn_layout *src, const bb_dn_layout *dst,
                              bb_dn_op **op, bb_error *err);
 

@@ -31,6 +31,7 @@ struct bb_dn {
     dnnl_engine_t engine;
     dnnl_stream_t stream;
     bb_dn_op *ops;
+    bool shared_sums; /* operations may sum in an order that depends on the threads */
 };
 
 /** Memory descriptors of f32 tensors; false where oneDNN refuses. */
@@ -43,6 +44,12 @@ bb_status bb_dn_fail(bb_error *err, dnnl_status_t status, const char *what);
 /** Makes the primitive of a descriptor. posts may be NULL. n_args: most arguments it can have. */
 bb_status bb_dn_finish(bb_dn *dn, const_dnnl_op_desc_t desc, const bb_dn_posts *posts, int n_args,
                        const char *what, bb_dn_op **op, bb_error *err);
+/** The same for the backward operation of `hint`. */
+bb_status bb_dn_finish_backward(bb_dn *dn, const_dnnl_op_desc_t desc, const bb_dn_op *hint,
+                                int n_args, const char *what, bb_dn_op **op, bb_error *err);
+/** Descriptors of a convolution's tensors, all `any`. */
+bool bb_dn_conv_mds(const bb_dn_conv *conv, dnnl_memory_desc_t *src, dnnl_memory_desc_t *weights,
+                    dnnl_memory_desc_t *bias, dnnl_memory_desc_t *dst);
 /** The same for a primitive descriptor that has no operation descriptor; takes `pd` over. */
 bb_status bb_dn_finish_pd(bb_dn *dn, dnnl_primitive_desc_t pd, int n_args, const char *what,
                           bb_dn_op **op, bb_error *err);

@@ -34,8 +34,8 @@ dnnl_alg_kind_t bb_dn_function_kind(bb_dn_function function) {
     return dnnl_alg_kind_undef;
 }
 
-static bool conv_mds(const bb_dn_conv *conv, dnnl_memory_desc_t *src, dnnl_memory_desc_t *weights,
-                     dnnl_memory_desc_t *bias, dnnl_memory_desc_t *dst) {
+bool bb_dn_conv_mds(const bb_dn_conv *conv, dnnl_memory_desc_t *src, dnnl_memory_desc_t *weights,
+                    dnnl_memory_desc_t *bias, dnnl_memory_desc_t *dst) {
     int64_t dims[BB_DN_MAX_RANK];
     int n = 0;
     if (conv->groups > 1)
@@ -52,7 +52,7 @@ bb_status bb_dn_make_conv(bb_dn *dn, const bb_dn_conv *conv, const bb_dn_posts *
                           bb_dn_op **op, bb_error *err) {
     dnnl_memory_desc_t src, weights, bias, dst;
     dnnl_dims_t extra = {0}; /* oneDNN counts the gaps: 0 = dense */
-    if (!conv_mds(conv, &src, &weights, &bias, &dst))
+    if (!bb_dn_conv_mds(conv, &src, &weights, &bias, &dst))
         return bb_dn_fail(err, dnnl_invalid_arguments, "convolution");
     for (int i = 0; i < conv->rank - 2; i++)
         extra[i] = conv->dilation[i] - 1;

@@ -134,6 +134,42 @@ bb_status bb_nn_emit_reorder(bb_executor *ex, const bb_dn_layout *src, int src_b
 /** Notes that a node has read its inputs. */
 void bb_nn_consume(bb_executor *ex, const bb_node *node);
 
+/** The walk's parts, for programs that build some nodes in their own way. */
+void bb_nn_count_uses(bb_executor *ex);
+bb_status bb_nn_enter_input(bb_executor *ex, size_t i, const int64_t *dims, bb_error *err);
+bb_status bb_nn_enter_constant(bb_executor *ex, int value, bb_error *err);
+bb_status bb_nn_build_node(bb_executor *ex, const bb_node *node, bb_error *err);
+/** Adds what lies outside of the executor's memory: `data` must outlive it. */
+bb_status bb_nn_external(bb_executor *ex, size_t bytes, const void *data, int *buffer,
+                         bb_error *err);
+/** Keeps a buffer's contents to the end of the program as it stands. */
+void bb_nn_touch(bb_executor *ex, int buffer);
+/** Names the node of an error. */
+bb_status bb_nn_prefix(const bb_executor *ex, const bb_node *node, bb_status status, bb_error *err);
+
+/** Geometry of a Conv or ConvTranspose (`bias` left false). */
+bb_status bb_nn_conv_geometry(bb_executor *ex, const bb_node *node, bb_dn_conv *conv,
+                              bb_error *err);
+/** Layout of its ONNX weights, seen through oneDNN's order of axes. */
+const bb_dn_layout *bb_nn_conv_weights(bb_executor *ex, const bb_dn_conv *conv);
+
+/** Geometry of a MaxPool or AveragePool. */
+bb_status bb_nn_pool_geometry(bb_executor *ex, const bb_node *node, bb_dn_pool *pool,
+                              bb_window *window, bb_error *err);
+/** True where oneDNN divides by the right number: it counts every padded position, also those that
+ *  only ceil_mode added. */
+bool bb_nn_pool_is_exact(const bb_window *window);
+
+/* ---- executor.c --------------------------------------------------------------------------------
+ */
+
+/** An executor without steps; threads as in the options. */
+bb_status bb_nn_new_executor(const bb_graph *graph, const bb_executor_options *options,
+                             bb_executor **executor, bb_error *err);
+bb_status bb_nn_copy_inputs(bb_executor *ex, const bb_array *inputs, bb_error *err);
+/** Runs steps [first, last). */
+bb_status bb_nn_run_steps(bb_executor *ex, size_t first, size_t last, bb_error *err);
+
 /* ---- fuse.c ------------------------------------------------------------------------------------
  */
 
