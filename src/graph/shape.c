@@ -277,6 +277,7 @@ static const shape_entry rules[BB_OP_COUNT] = {
     [BB_OP_ERF] = {shape_same, 1},
     [BB_OP_EXP] = {shape_same, 1},
     [BB_OP_EXPAND] = {bb_shape_expand, 2},
+    [BB_OP_FAKE_QUANTIZE] = {shape_same, 1},
     [BB_OP_FLATTEN] = {bb_shape_flatten, 1},
     [BB_OP_FLOOR] = {shape_same, 1},
     [BB_OP_GATHER] = {bb_shape_gather, 2},

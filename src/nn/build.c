@@ -350,6 +350,8 @@ static build_fn heavy_builder(bb_op op) {
         return bb_nn_build_softmax;
     case BB_OP_RESIZE:
         return bb_nn_build_resize;
+    case BB_OP_FAKE_QUANTIZE:
+        return bb_nn_build_fake_quantize;
     case BB_OP_CONV_INTEGER:
     case BB_OP_QLINEAR_CONV:
         return bb_nn_build_integer_conv;

@@ -260,7 +260,7 @@ static bool plan_channels(bb_gradient *g, const bb_node *node, binary_state *s) 
             continue;
         const bb_dn_layout *layout =
             bb_dn_blocked_like(g->ex->dn, big->forms->layout, small->rank, small->dims);
-        if (layout ? !bb_dn_as_channels(layout, &q) : bb_grad_has_padding(&f))
+        if (layout ? !bb_dn_as_channels(layout, &q) : bb_nn_has_padding(&f))
             continue;
         s->layout = s->operand[i] = big->forms->layout;
         s->operand[1 - i] = layout;

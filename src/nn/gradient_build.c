@@ -39,14 +39,25 @@ static bool any_active(const bb_gradient *g, const bb_node *node) {
     return false;
 }
 
+static bool any_from_input(const bb_gradient *g, const bb_node *node) {
+    for (int i = 0; i < node->n_in; i++)
+        if (node->in[i] >= 0 && g->values[node->in[i]].from_input)
+            return true;
+    return false;
+}
+
 static void find_active(bb_gradient *g) {
     const bb_graph *graph = g->ex->graph;
+    for (size_t i = 0; i < graph->n_inputs; i++)
+        g->values[graph->inputs[i]].from_input = true;
     for (size_t n = 0; n < graph->n_nodes; n++) {
         const bb_node *node = &graph->nodes[n];
         bool active = any_active(g, node) && !blocks_gradient(node->op);
         for (int i = 0; i < node->n_out; i++)
-            if (node->out[i] >= 0)
+            if (node->out[i] >= 0) {
                 g->values[node->out[i]].active = active;
+                g->values[node->out[i]].from_input = any_from_input(g, node);
+            }
         g->special[n] = active || (g->training && node->op == BB_OP_BATCH_NORMALIZATION);
     }
 }
@@ -198,6 +209,8 @@ static build_fn builder(bb_op op) {
     case BB_OP_MIN:
     case BB_OP_SUM:
         return bb_grad_build_binary;
+    case BB_OP_FAKE_QUANTIZE:
+        return bb_grad_build_fake_quantize;
     case BB_OP_IDENTITY:
     case BB_OP_DROPOUT:
     case BB_OP_RESHAPE:

@@ -10,7 +10,7 @@
  * node's outputs (bb_grad_read) and adds to that of its inputs (bb_grad_add).
  *
  * Unused channels of blocked layouts are zero in all values and gradients; whoever writes a buffer
- * in such a layout keeps it so (bb_grad_clear_padding).
+ * in such a layout keeps it so (bb_nn_clear_padding).
  */
 #ifndef BB_NN_GRADIENT_INTERNAL_H
 #define BB_NN_GRADIENT_INTERNAL_H
@@ -26,10 +26,11 @@ typedef struct bb_grad_part {
 } bb_grad_part;
 
 typedef struct bb_grad_value {
-    bool active;   /**< depends on something that is differentiated */
-    bool saved;    /**< a backward step reads its contents: not to be overwritten */
-    int kept;      /**< index into g->kept, or -1 */
-    int parameter; /**< index into g->parameters, or -1 */
+    bool active;     /**< depends on something that is differentiated */
+    bool saved;      /**< a backward step reads its contents: not to be overwritten */
+    bool from_input; /**< depends on a graph input */
+    int kept;        /**< index into g->kept, or -1 */
+    int parameter;   /**< index into g->parameters, or -1 */
     bb_grad_part *parts;
 } bb_grad_value;
 
@@ -145,10 +146,7 @@ void *bb_grad_range_state(const bb_nn_step *step);
 /** Emits a step of any other kind. */
 bb_status bb_grad_emit(bb_gradient *g, const bb_node *node, bb_nn_run_fn run, void *state,
                        const bb_nn_arg *args, int n_args, bb_error *err);
-/** Sets the unused channels of a blocked buffer to zero. */
-void bb_grad_clear_padding(const bb_dn_channels *form, float *data);
-bool bb_grad_has_padding(const bb_dn_channels *form);
-/** Emits that, where the layout has any; layout NULL: nothing. */
+/** Emits bb_nn_clear_padding where the layout has any; layout NULL: nothing. */
 bb_status bb_grad_emit_clear(bb_gradient *g, const bb_dn_layout *layout, int buffer, bb_error *err);
 void *bb_grad_alloc(bb_gradient *g, size_t n, size_t size); /**< zeroed, dies with g */
 
@@ -166,6 +164,7 @@ bb_status bb_grad_build_matmul(bb_gradient *g, const bb_node *node, bb_error *er
 /** Gradient of what goes into a Relu that produced `value`; *buffer = -1 where nothing flows. */
 bb_status bb_grad_relu_backward(bb_gradient *g, const bb_node *node, int value, int *buffer,
                                 bool *writable, bb_error *err);
+bb_status bb_grad_build_fake_quantize(bb_gradient *g, const bb_node *node, bb_error *err);
 bb_status bb_grad_build_alias(bb_gradient *g, const bb_node *node, bb_error *err);
 
 #endif

@@ -48,29 +48,15 @@ void *bb_grad_range_state(const bb_nn_step *step) {
 /* ---- padding -----------------------------------------------------------------------------------
  */
 
-bool bb_grad_has_padding(const bb_dn_channels *form) {
-    return form->blocks * form->lanes > form->channels;
-}
-
-void bb_grad_clear_padding(const bb_dn_channels *form, float *data) {
-    size_t used = form->channels - (form->blocks - 1) * form->lanes;
-    size_t image = form->blocks * form->pixels * form->lanes;
-    for (size_t n = 0; n < form->images; n++) {
-        float *pixel = data + n * image + (form->blocks - 1) * form->pixels * form->lanes;
-        for (size_t p = 0; p < form->pixels; p++, pixel += form->lanes)
-            memset(pixel + used, 0, (form->lanes - used) * sizeof(*pixel));
-    }
-}
-
 static bb_status run_clear(bb_executor *ex, const bb_nn_step *step, bb_error *err) {
-    bb_grad_clear_padding(step->state, step->data[0]);
+    bb_nn_clear_padding(step->state, step->data[0]);
     return BB_STATUS_OK;
 }
 
 bb_status bb_grad_emit_clear(bb_gradient *g, const bb_dn_layout *layout, int buffer,
                              bb_error *err) {
     bb_dn_channels form;
-    if (!layout || !bb_dn_as_channels(layout, &form) || !bb_grad_has_padding(&form))
+    if (!layout || !bb_dn_as_channels(layout, &form) || !bb_nn_has_padding(&form))
         return BB_STATUS_OK;
     bb_dn_channels *state = bb_grad_alloc(g, 1, sizeof(*state));
     if (!state)

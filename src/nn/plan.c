@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "nn/program.h"
 #include <stdlib.h>
+#include <string.h>
 
 enum { ALIGNMENT = 64 };
 
@@ -79,6 +80,20 @@ static bb_status place_buffers(bb_executor *ex, bb_error *err) {
 void *bb_nn_pointer(const bb_executor *ex, int buffer) {
     const bb_nn_buffer *b = &ex->buffers[buffer];
     return b->fixed ? (void *)(uintptr_t)b->fixed : ex->memory + b->offset;
+}
+
+bool bb_nn_has_padding(const bb_dn_channels *form) {
+    return form->blocks * form->lanes > form->channels;
+}
+
+void bb_nn_clear_padding(const bb_dn_channels *form, float *data) {
+    size_t used = form->channels - (form->blocks - 1) * form->lanes;
+    size_t image = form->blocks * form->pixels * form->lanes;
+    for (size_t n = 0; n < form->images && used < form->lanes; n++) {
+        float *pixel = data + n * image + (form->blocks - 1) * form->pixels * form->lanes;
+        for (size_t p = 0; p < form->pixels; p++, pixel += form->lanes)
+            memset(pixel + used, 0, (form->lanes - used) * sizeof(*pixel));
+    }
 }
 
 static bb_status bind_step(bb_executor *ex, bb_nn_step *step, bb_error *err) {

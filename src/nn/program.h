@@ -170,6 +170,11 @@ bb_status bb_nn_copy_inputs(bb_executor *ex, const bb_array *inputs, bb_error *e
 /** Runs steps [first, last). */
 bb_status bb_nn_run_steps(bb_executor *ex, size_t first, size_t last, bb_error *err);
 
+/** True where a layout has channels that are not the tensor's. */
+bool bb_nn_has_padding(const bb_dn_channels *form);
+/** Sets those to zero, as oneDNN leaves and expects them. */
+void bb_nn_clear_padding(const bb_dn_channels *form, float *data);
+
 /* ---- fuse.c ------------------------------------------------------------------------------------
  */
 
@@ -217,6 +222,7 @@ bb_status bb_nn_build_resize(bb_executor *ex, const bb_node *node, bb_error *err
 bb_status bb_nn_build_integer_conv(bb_executor *ex, const bb_node *node, bb_error *err);
 bb_status bb_nn_build_integer_matmul(bb_executor *ex, const bb_node *node, bb_error *err);
 bb_status bb_nn_build_dynamic_quantize(bb_executor *ex, const bb_node *node, bb_error *err);
+bb_status bb_nn_build_fake_quantize(bb_executor *ex, const bb_node *node, bb_error *err);
 /** Everything bb_eval_node can do. */
 bb_status bb_nn_build_eval(bb_executor *ex, const bb_node *node, bb_error *err);
 /** Evaluates a node whose inputs are all fixed. */

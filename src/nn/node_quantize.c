@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "nn/node_quantize.h"
+#include <string.h>
+
+/* ---- the step ----------------------------------------------------------------------------------
+ */
+
+bb_quantizer_args bb_nn_fake_args(const bb_fake_plan *plan, size_t channel, const float *step,
+                                  const float *zero) {
+    return (bb_quantizer_args){
+        .bits = plan->bits, .step = step ? step[channel] : 0.0f, .zero = zero ? zero[0] : 0.0f};
+}
+
+typedef struct call {
+    const bb_fake_plan *plan;
+    void *const *data; /* x, y, [step], [zero] */
+    const float *step, *zero;
+} call;
+
+static void quantize_run(const call *c, size_t channel, size_t at, size_t n) {
+    bb_quantizer_args args = bb_nn_fake_args(c->plan, channel, c->step, c->zero);
+    c->plan->kind->forward(&args, (const float *)c->data[0] + at, (float *)c->data[1] + at, n);
+}
+
+/* Runs of one channel go to the threads, a single long one in chunks. */
+static void quantize_part(void *user, int part, int parts) {
+    const call *c = user;
+    const bb_fake_plan *p = c->plan;
+    size_t runs = p->outer * p->channels;
+    if (runs == 1 && p->kind->elementwise) {
+        size_t chunks = (p->inner + BB_FAKE_CHUNK - 1) / BB_FAKE_CHUNK;
+        size_t begin = chunks * (size_t)part / (size_t)parts * BB_FAKE_CHUNK;
+        size_t end = chunks * (size_t)(part + 1) / (size_t)parts * BB_FAKE_CHUNK;
+        if (end > p->inner)
+            end = p->inner;
+        if (begin < end)
+            quantize_run(c, 0, begin, end - begin);
+        return;
+    }
+    for (size_t r = runs * (size_t)part / (size_t)parts;
+         r < runs * (size_t)(part + 1) / (size_t)parts; r++)
+        quantize_run(c, r % p->channels, r * p->inner, p->inner);
+}
+
+static bb_status run_quantize(bb_executor *ex, const bb_nn_step *step, bb_error *err) {
+    const bb_fake_plan *p = step->state;
+    call c = {p, step->data, NULL, NULL};
+    if (p->step >= 0)
+        c.step = step->data[2];
+    if (p->zero >= 0)
+        c.zero = step->data[step->n_args - 1];
+    bool small = p->outer * p->channels * p->inner < BB_FAKE_CHUNK;
+    bb_dn_parallel(small ? 1 : ex->threads, quantize_part, &c);
+    bb_dn_channels form;
+    if (p->layout && bb_dn_as_channels(p->layout, &form))
+        bb_nn_clear_padding(&form, step->data[1]);
+    return BB_STATUS_OK;
+}
+
+/* ---- the plan ----------------------------------------------------------------------------------
+ */
+
+static bb_status read_kind(bb_executor *ex, const bb_node *node, bb_fake_plan *plan,
+                           bb_error *err) {
+    const bb_nn_tensor *x = bb_nn_input(ex, node, 0), *step = bb_nn_input(ex, node, 1);
+    const bb_nn_tensor *zero = bb_nn_input(ex, node, 2);
+    const char *name = bb_node_string(node, "quantizer", "");
+    int64_t bits = bb_node_int(node, "bits", 8);
+    plan->kind = bb_quantizer_find(name);
+    plan->bits = (int)bits;
+    if (!plan->kind || bits < 1 || bits > 8)
+        return bb_fail(err, BB_STATUS_INVALID_ARGUMENT, "no quantizer '%s' of %lld bits", name,
+                       (long long)bits);
+    if (!x || x->dtype != BB_DTYPE_F32 || x->elements == 0 ||
+        plan->kind->has_step != (step != NULL) || plan->kind->has_zero != (zero != NULL) ||
+        (step && step->dtype != BB_DTYPE_F32) ||
+        (zero && (zero->dtype != BB_DTYPE_F32 || zero->elements != 1)))
+        return bb_fail(err, BB_STATUS_INVALID_ARGUMENT, "these inputs do not fit quantizer '%s'",
+                       name);
+    return BB_STATUS_OK;
+}
+
+/* One step per index of `axis`; kinds without steps that look at whole channels have the axis too.
+ */
+static bb_status split_channels(bb_executor *ex, const bb_node *node, bb_fake_plan *plan,
+                                bb_error *err) {
+    const bb_nn_tensor *x = bb_nn_input(ex, node, 0), *step = bb_nn_input(ex, node, 1);
+    bool one = step ? step->elements == 1 : plan->kind->elementwise || !bb_node_attr(node, "axis");
+    plan->outer = plan->channels = 1;
+    plan->inner = x->elements;
+    if (one)
+        return BB_STATUS_OK;
+    int64_t axis = bb_node_int(node, "axis", 0);
+    if (axis < 0)
+        axis += x->rank;
+    if (axis < 0 || axis >= x->rank || (step && (int64_t)step->elements != x->dims[axis]))
+        return bb_fail(err, BB_STATUS_INVALID_ARGUMENT, "steps do not fit the axis");
+    plan->channels = (size_t)x->dims[axis];
+    for (int d = 0; d < axis; d++)
+        plan->outer *= (size_t)x->dims[d];
+    plan->inner = x->elements / plan->outer / plan->channels;
+    if (plan->outer > 1 && !plan->kind->elementwise)
+        return bb_fail(err, BB_STATUS_UNSUPPORTED, "quantizer '%s' along an inner axis",
+                       plan->kind->name);
+    return BB_STATUS_OK;
+}
+
+bb_status bb_nn_fake_quantize(bb_executor *ex, const bb_node *node, bb_fake_plan *plan,
+                              bb_error *err) {
+    bb_nn_arg args[4] = {{0, 0}, {0, 0}, {0, 0}, {0, 0}};
+    int n = 2;
+    *plan = (bb_fake_plan){.step = -1, .zero = -1};
+    BB_TRY(read_kind(ex, node, plan, err));
+    BB_TRY(split_channels(ex, node, plan, err));
+    const bb_nn_tensor *x = bb_nn_input(ex, node, 0);
+    if (plan->channels == 1 && plan->kind->elementwise)
+        plan->layout = x->forms->layout;
+    plan->x = x->forms->buffer;
+    if (plan->layout)
+        plan->inner = bb_dn_bytes(plan->layout) / sizeof(float);
+    else
+        BB_TRY(bb_nn_in_plain(ex, node->in[0], &plan->x, err));
+    BB_TRY(bb_nn_new_buffer(ex, plan->outer * plan->channels * plan->inner * sizeof(float),
+                            &plan->y, err));
+    args[0].buffer = plan->x;
+    args[1].buffer = plan->y;
+    if (plan->kind->has_step) {
+        BB_TRY(bb_nn_in_plain(ex, node->in[1], &plan->step, err));
+        args[n++].buffer = plan->step;
+    }
+    if (plan->kind->has_zero) {
+        BB_TRY(bb_nn_in_plain(ex, node->in[2], &plan->zero, err));
+        args[n++].buffer = plan->zero;
+    }
+    bb_nn_step step = {.run = run_quantize, .node = node, .state = plan, .tap = -1};
+    BB_TRY(bb_nn_emit(ex, &step, args, n, err));
+    BB_TRY(bb_nn_define(ex, node->out[0], BB_DTYPE_F32, x->rank, x->dims, err));
+    return bb_nn_store(ex, node->out[0], plan->layout, plan->y, err);
+}
+
+bb_status bb_nn_build_fake_quantize(bb_executor *ex, const bb_node *node, bb_error *err) {
+    bb_fake_plan *plan = bb_arena_alloc(ex->arena, sizeof(*plan));
+    if (!plan)
+        return bb_fail_memory(err, "quantizer");
+    return bb_nn_fake_quantize(ex, node, plan, err);
+}

@@ -1,0 +1,262 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "nn/quantizer.h"
+#include "nn/quantizer_binary.h"
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+static const float TINY_STEP = 1e-12f;
+/* Candidates of the search for the step of least squared error. */
+enum { STEP_CANDIDATES = 80 };
+static const float STEP_RATIO = 0.96f;
+
+static float step_of(const bb_quantizer_args *args) {
+    return fabsf(args->step) + TINY_STEP;
+}
+
+static float last_code(const bb_quantizer_args *args) {
+    return (float)((1 << args->bits) - 1);
+}
+
+static float clamp(float x, float lo, float hi) {
+    x = x < lo ? lo : x;
+    return x > hi ? hi : x;
+}
+
+/** Derivative of |step|. */
+static double step_sign(const bb_quantizer_args *args) {
+    return args->step < 0.0f ? -1.0 : 1.0;
+}
+
+/** The largest candidate is `top` * max|x|. */
+static float search_step(const bb_quantizer *kind, const bb_quantizer_args *args, const float *x,
+                         size_t n, float top) {
+    float largest = 0.0f, best = 1e-4f;
+    double least = DBL_MAX;
+    for (size_t i = 0; i < n; i++)
+        largest = fmaxf(largest, fabsf(x[i]));
+    if (!(largest > FLT_MIN * 4096.0f))
+        return best;
+    bb_quantizer_args a = *args;
+    a.step = top * largest;
+    for (int c = 0; c < STEP_CANDIDATES; c++, a.step *= STEP_RATIO) {
+        double error = 0.0;
+        for (size_t i = 0; i < n; i++) {
+            float y;
+            kind->forward(&a, &x[i], &y, 1);
+            error += ((double)x[i] - (double)y) * ((double)x[i] - (double)y);
+        }
+        if (error < least) {
+            least = error;
+            best = a.step;
+        }
+    }
+    return best;
+}
+
+/** LSQ's 1 / sqrt(n * largest level). */
+static double learned_step_gradient(const bb_quantizer_args *args, double n) {
+    return 1.0 / sqrt(n * (double)last_code(args));
+}
+
+/* ---- odd grid ----------------------------------------------------------------------------------
+ */
+
+static void odd_forward(const bb_quantizer_args *args, const float *x, float *y, size_t n) {
+    float step = step_of(args), half = 0.5f / step, top = last_code(args);
+    for (size_t i = 0; i < n; i++)
+        y[i] = step * clamp(2.0f * floorf(x[i] * half) + 1.0f, -top, top);
+}
+
+/** Gradients pass where |v| <= reach; elsewhere the level is what the step scales. */
+static double odd_gradient(const bb_quantizer_args *args, float reach, const float *x,
+                           const float *dy, float *dx, size_t n) {
+    float step = step_of(args), half = 0.5f / step, top = last_code(args), edge = reach * step;
+    double sum = 0.0;
+    for (size_t i = 0; i < n; i++) {
+        float level = clamp(2.0f * floorf(x[i] * half) + 1.0f, -top, top);
+        bool inside = fabsf(x[i]) <= edge;
+        /* One bit: the border 0 does not depend on the step. */
+        float v = inside && args->bits > 1 ? x[i] / step : 0.0f;
+        sum += (double)(dy[i] * (level - v));
+        dx[i] = inside ? dy[i] : 0.0f;
+    }
+    return sum * step_sign(args);
+}
+
+static double odd_backward(const bb_quantizer_args *args, const float *x, const float *dy,
+                           float *dx, size_t n) {
+    return odd_gradient(args, args->bits == 1 ? FLT_MAX : last_code(args) + 1.0f, x, dy, dx, n);
+}
+
+static double odd_input_backward(const bb_quantizer_args *args, const float *x, const float *dy,
+                                 float *dx, size_t n) {
+    return odd_gradient(args, last_code(args) + 1.0f, x, dy, dx, n);
+}
+
+static float odd_initial_step(const bb_quantizer_args *args, const float *x, size_t n) {
+    /* One bit may need the largest magnitude itself as its level. */
+    return search_step(bb_quantizer_find("odd"), args, x, n, 2.1f / (last_code(args) + 1.0f));
+}
+
+/* ---- codes from 0 ------------------------------------------------------------------------------
+ */
+
+static void affine_forward(const bb_quantizer_args *args, const float *x, float *y, size_t n) {
+    float step = step_of(args), per = 1.0f / step;
+    float lo = -args->zero, hi = last_code(args) - args->zero;
+    for (size_t i = 0; i < n; i++)
+        y[i] = step * clamp(floorf(x[i] * per + 0.5f), lo, hi);
+}
+
+static double affine_backward(const bb_quantizer_args *args, const float *x, const float *dy,
+                              float *dx, size_t n) {
+    float step = step_of(args), per = 1.0f / step;
+    float lo = -args->zero, hi = last_code(args) - args->zero;
+    double sum = 0.0;
+    for (size_t i = 0; i < n; i++) {
+        float v = x[i] * per;
+        float code = clamp(floorf(v + 0.5f), lo, hi);
+        bool inside = v >= lo && v <= hi;
+        sum += (double)(dy[i] * (inside ? code - v : code));
+        dx[i] = inside ? dy[i] : 0.0f;
+    }
+    return sum * step_sign(args);
+}
+
+static void unsigned_forward(const bb_quantizer_args *args, const float *x, float *y, size_t n) {
+    bb_quantizer_args a = {args->bits, args->step, 0.0f};
+    affine_forward(&a, x, y, n);
+}
+
+static double unsigned_backward(const bb_quantizer_args *args, const float *x, const float *dy,
+                                float *dx, size_t n) {
+    bb_quantizer_args a = {args->bits, args->step, 0.0f};
+    return affine_backward(&a, x, dy, dx, n);
+}
+
+static float unsigned_initial_step(const bb_quantizer_args *args, const float *x, size_t n) {
+    return search_step(bb_quantizer_find("unsigned"), args, x, n, 1.1f / last_code(args));
+}
+
+static float affine_initial_step(const bb_quantizer_args *args, const float *x, size_t n) {
+    return search_step(bb_quantizer_find("affine"), args, x, n, 2.1f / last_code(args));
+}
+
+/* ---- eq. 15 ------------------------------------------------------------------------------------
+ */
+
+/* (2u - L)/L with u = floor(L*(x+1)/2 + 1/2); written without the sum x + 1, whose rounding could
+ * move a tie: u = floor(L*x/2) + 2^(bits-1), as L is odd. */
+static float paper_value(float x, float top) {
+    float u = floorf(x * top * 0.5f) + 0.5f * (top + 1.0f);
+    return (2.0f * clamp(u, 0.0f, top) - top) / top;
+}
+
+static void hard_tanh_forward(const bb_quantizer_args *args, const float *x, float *y, size_t n) {
+    float top = last_code(args);
+    for (size_t i = 0; i < n; i++)
+        y[i] = paper_value(clamp(x[i], -1.0f, 1.0f), top);
+}
+
+static void hard_relu_forward(const bb_quantizer_args *args, const float *x, float *y, size_t n) {
+    float top = last_code(args);
+    for (size_t i = 0; i < n; i++)
+        y[i] = paper_value(clamp(x[i], 0.0f, 1.0f), top);
+}
+
+static void hard_relu_affine_forward(const bb_quantizer_args *args, const float *x, float *y,
+                                     size_t n) {
+    float top = last_code(args);
+    for (size_t i = 0; i < n; i++)
+        y[i] = floorf(top * clamp(x[i], 0.0f, 1.0f) + 0.5f) / top;
+}
+
+/* Straight through in the closed range. */
+static double pass_inside(float lo, const float *x, const float *dy, float *dx, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        dx[i] = x[i] >= lo && x[i] <= 1.0f ? dy[i] : 0.0f;
+    return 0.0;
+}
+
+static double hard_tanh_backward(const bb_quantizer_args *args, const float *x, const float *dy,
+                                 float *dx, size_t n) {
+    return pass_inside(-1.0f, x, dy, dx, n);
+}
+
+static double hard_relu_backward(const bb_quantizer_args *args, const float *x, const float *dy,
+                                 float *dx, size_t n) {
+    return pass_inside(0.0f, x, dy, dx, n);
+}
+
+/* ---- the table ---------------------------------------------------------------------------------
+ */
+
+static const bb_quantizer odd = {.name = "odd",
+                                 .has_step = true,
+                                 .elementwise = true,
+                                 .forward = odd_forward,
+                                 .backward = odd_backward,
+                                 .step_gradient = learned_step_gradient,
+                                 .initial_step = odd_initial_step};
+static const bb_quantizer odd_input = {.name = "odd_input",
+                                       .has_step = true,
+                                       .elementwise = true,
+                                       .forward = odd_forward,
+                                       .backward = odd_input_backward,
+                                       .step_gradient = learned_step_gradient,
+                                       .initial_step = odd_initial_step};
+static const bb_quantizer unsigned_codes = {.name = "unsigned",
+                                            .has_step = true,
+                                            .elementwise = true,
+                                            .forward = unsigned_forward,
+                                            .backward = unsigned_backward,
+                                            .step_gradient = learned_step_gradient,
+                                            .initial_step = unsigned_initial_step};
+static const bb_quantizer affine = {.name = "affine",
+                                    .has_step = true,
+                                    .has_zero = true,
+                                    .elementwise = true,
+                                    .forward = affine_forward,
+                                    .backward = affine_backward,
+                                    .step_gradient = learned_step_gradient,
+                                    .initial_step = affine_initial_step};
+static const bb_quantizer hard_tanh = {.name = "hard_tanh",
+                                       .elementwise = true,
+                                       .forward = hard_tanh_forward,
+                                       .backward = hard_tanh_backward};
+static const bb_quantizer hard_relu = {.name = "hard_relu",
+                                       .elementwise = true,
+                                       .forward = hard_relu_forward,
+                                       .backward = hard_relu_backward};
+static const bb_quantizer hard_relu_affine = {.name = "hard_relu_affine",
+                                              .elementwise = true,
+                                              .forward = hard_relu_affine_forward,
+                                              .backward = hard_relu_backward};
+
+static const bb_quantizer *const kinds[] = {
+    &odd,
+    &odd_input,
+    &unsigned_codes,
+    &affine,
+    &hard_tanh,
+    &hard_relu,
+    &hard_relu_affine,
+    &bb_quantizer_dorefa,
+    &bb_quantizer_bwn,
+    &bb_quantizer_xnor,
+    &bb_quantizer_twn,
+    &bb_quantizer_abc,
+    &bb_quantizer_encoder,
+};
+
+const bb_quantizer *bb_quantizer_at(size_t i) {
+    return i < BB_COUNT(kinds) ? kinds[i] : NULL;
+}
+
+const bb_quantizer *bb_quantizer_find(const char *name) {
+    for (size_t i = 0; i < BB_COUNT(kinds); i++)
+        if (strcmp(kinds[i]->name, name) == 0)
+            return kinds[i];
+    return NULL;
+}
