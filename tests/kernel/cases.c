@@ -73,13 +73,15 @@ static void random_channel_counts(bb_rng *rng, bb_conv_desc *desc) {
     }
 }
 
+/** One in five is the plain 3x3 window that some kernels are made for. */
 static void random_window(bb_rng *rng, bb_conv_desc *desc) {
     static const int32_t kernels[] = {1, 1, 1, 2, 3, 3, 3, 4, 5, 7};
+    const bool plain = between(rng, 0, 4) == 0;
 
     for (int a = 0; a < 2; a++) {
-        desc->kernel[a] = kernels[bb_rng_below(rng, BB_COUNT(kernels))];
-        desc->stride[a] = between(rng, 0, 2) ? 1 : between(rng, 1, 3);
-        desc->dilation[a] = between(rng, 0, 3) ? 1 : between(rng, 1, 3);
+        desc->kernel[a] = plain ? 3 : kernels[bb_rng_below(rng, BB_COUNT(kernels))];
+        desc->stride[a] = plain || between(rng, 0, 2) ? 1 : between(rng, 1, 3);
+        desc->dilation[a] = plain || between(rng, 0, 3) ? 1 : between(rng, 1, 3);
         desc->pad_begin[a] = between(rng, 0, 1) ? 0 : between(rng, 0, desc->kernel[a]);
     }
 }
