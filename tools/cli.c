@@ -35,6 +35,12 @@ double cli_seconds(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+void cli_sleep(double seconds) {
+    const time_t whole = (time_t)seconds;
+    if (seconds > 0)
+        nanosleep(&(struct timespec){whole, (long)(1e9 * (seconds - (double)whole))}, NULL);
+}
+
 /* ---- options ------------------------------------------------------------------------------ */
 
 static void print_help(const cli_spec *spec) {

@@ -65,6 +65,7 @@ int cli_progress(void *user, const char *stage, size_t done, size_t total);
 
 /** Seconds on a clock that never goes back. */
 double cli_seconds(void);
+void cli_sleep(double seconds);
 
 /* ---- tables: one description, printed for people, as Markdown or CSV ---------------------- */
 

@@ -12,7 +12,7 @@ typedef struct bench_arguments {
     net_options net;
     bool layers;
     const char *format;
-    size_t reps;
+    size_t reps, pause_ms;
 } bench_arguments;
 
 typedef struct layer_time {
@@ -62,9 +62,11 @@ static void fail_memory(bb_error *err) {
 }
 
 /* times[reps] of whole runs; node_ns[layers][reps] where the engine keeps them. */
-static bb_status time_runs(cli_net *net, size_t reps, size_t n_layers, double *times,
+static bb_status time_runs(cli_net *net, const bench_arguments *a, size_t n_layers, double *times,
                            double *node_ns, bb_error *err) {
+    const size_t reps = a->reps;
     for (size_t r = 0; r < WARM_UP + reps; r++) {
+        cli_sleep(1e-3 * (double)a->pause_ms);
         double start = cli_seconds();
         bb_status status = net_run_prepared(net, err);
         if (status != BB_STATUS_OK)
@@ -79,7 +81,9 @@ static bb_status time_runs(cli_net *net, size_t reps, size_t n_layers, double *t
     return BB_STATUS_OK;
 }
 
-static bb_status measure(cli_net *net, size_t reps, bench_result *result, bb_error *err) {
+static bb_status measure(cli_net *net, const bench_arguments *a, bench_result *result,
+                         bb_error *err) {
+    const size_t reps = a->reps;
     bb_status status = BB_STATUS_OK;
     if (!net->is_float) {
         bb_model_info info;
@@ -97,7 +101,7 @@ static bb_status measure(cli_net *net, size_t reps, bench_result *result, bb_err
         status = err->status;
     }
     if (status == BB_STATUS_OK)
-        status = time_runs(net, reps, n, times, net->is_float ? NULL : node_ns, err);
+        status = time_runs(net, a, n, times, net->is_float ? NULL : node_ns, err);
     for (size_t i = 0; i < n && status == BB_STATUS_OK; i++) {
         status = bb_engine_get_plan(net->engine, i, &result->layers[i].plan, err);
         result->layers[i].median_ms = median(node_ns + i * reps, reps);
@@ -117,10 +121,22 @@ static double mac_per_cycle(const bench_result *r, const layer_time *layer, size
     return cycles > 0 ? (double)layer->plan.macs / cycles : 0;
 }
 
-static void print_layers(const bench_result *r, size_t threads, cli_format format) {
+/* "conv_a 0.1234, conv_b 0.2345": ms of one task with the fastest kernels that were measured. */
+static void print_tuned(const bb_plan_info *plan, cli_table *table) {
+    enum { FASTEST = 4 };
+    char text[CLI_CELL_SIZE] = "";
+    size_t used = 0;
+    for (size_t i = 0; i < plan->n_tuned && i < FASTEST && used < sizeof(text); i++)
+        used += (size_t)snprintf(text + used, sizeof(text) - used, "%s%s %.4f", i ? ", " : "",
+                                 plan->tuned[i].kernel, 1e-6 * (double)plan->tuned[i].ns);
+    cli_table_cell(table, "%s", text);
+}
+
+static void print_layers(const bench_result *r, const bench_arguments *a, cli_format format) {
     cli_table table;
-    cli_table_init(&table,
-                   (const char *[]){"layer", "kernel", ">MACs", ">ms", ">%", ">MAC/cycle", NULL});
+    const size_t threads = a->net.threads;
+    cli_table_init(&table, (const char *[]){"layer", "kernel", ">MACs", ">ms", ">%", ">MAC/cycle",
+                                            a->net.tune ? "measured" : NULL, NULL});
     for (size_t i = 0; i < r->n_layers; i++) {
         const layer_time *layer = &r->layers[i];
         cli_table_cell(&table, "%s", layer->plan.name);
@@ -132,20 +148,32 @@ static void print_layers(const bench_result *r, size_t threads, cli_format forma
             cli_table_cell(&table, "%.1f", mac_per_cycle(r, layer, threads));
         else
             cli_table_cell(&table, "%s", "");
+        if (a->net.tune)
+            print_tuned(&layer->plan, &table);
     }
     cli_table_print(&table, format, stdout);
     cli_table_free(&table);
+}
+
+static json_t *tuned_json(const bb_plan_info *plan) {
+    json_t *times = json_object();
+    for (size_t i = 0; i < plan->n_tuned; i++)
+        json_object_set_new(times, plan->tuned[i].kernel,
+                            json_real(1e-6 * (double)plan->tuned[i].ns));
+    return times;
 }
 
 static void print_json(const cli_net *net, const bench_arguments *a, const bench_result *r) {
     json_t *layers = json_array();
     for (size_t i = 0; i < r->n_layers; i++) {
         const layer_time *layer = &r->layers[i];
-        json_array_append_new(
-            layers, json_pack("{s:s, s:s, s:I, s:f, s:f}", "name", layer->plan.name, "kernel",
-                              layer->plan.kernel ? layer->plan.kernel : "", "macs",
-                              (json_int_t)layer->plan.macs, "median_ms", layer->median_ms,
-                              "mac_per_cycle", mac_per_cycle(r, layer, a->net.threads)));
+        json_t *row = json_pack("{s:s, s:s, s:I, s:f, s:f}", "name", layer->plan.name, "kernel",
+                                layer->plan.kernel ? layer->plan.kernel : "", "macs",
+                                (json_int_t)layer->plan.macs, "median_ms", layer->median_ms,
+                                "mac_per_cycle", mac_per_cycle(r, layer, a->net.threads));
+        if (layer->plan.n_tuned)
+            json_object_set_new(row, "measured_ms", tuned_json(&layer->plan));
+        json_array_append_new(layers, row);
     }
     json_t *root =
         json_pack("{s:s, s:f, s:f, s:I, s:I, s:f, s:s, s:o}", "bits", net_bits(net), "median_ms",
@@ -164,7 +192,7 @@ static void print_result(const cli_net *net, const bench_arguments *a, const ben
         return;
     }
     if (a->layers && !net->is_float) {
-        print_layers(r, a->net.threads, format);
+        print_layers(r, a, format);
         putchar('\n');
     }
     cli_table table;
@@ -207,16 +235,21 @@ int cmd_bench(int argc, char **argv) {
         "bench",
         "MODEL [OPTIONS]",
         "Times a network: median and minimum over the repetitions, one image at a time; with\n"
-        "--layers also each layer, its kernel and its MAC/cycle.",
+        "--layers also each layer, its kernel and its MAC/cycle, and with --tune what the kernels\n"
+        "that were tried took for one task of the layer.",
         (cli_option[]){
             {"layers", 'l', CLI_FLAG, &a.layers, NULL, "one line per layer (.bbm)", 0, 0},
             {"reps", 'r', CLI_UINT, &a.reps, "N", "repetitions (30)", 1, 1000000},
+            {"pause", 0, CLI_UINT, &a.pause_ms, "MS",
+             "sleep before each repetition: single runs instead of a loop (0)", 0, 10000},
             {"config", 0, CLI_STRING, &a.net.config, "FILE.json", "task config", 0, 0},
             {"weights", 'w', CLI_UINT, &a.net.weight_bits, "K", "profile's weight bits", 1, 8},
             {"activations", 'a', CLI_UINT, &a.net.activation_bits, "M", "profile's activation bits",
              1, 8},
             {"threads", 't', CLI_UINT, &a.net.threads, "N", "threads (1)", 1, 1024},
             {"cpu", 0, CLI_STRING, &a.net.cpu, "NAME", "instruction set: ref, ssse3, avx2, ...", 0,
+             0},
+            {"tune", 0, CLI_FLAG, &a.net.tune, NULL, "measure each layer's kernels first (.bbm)", 0,
              0},
             {"kernel", 0, CLI_STRING, &a.net.kernel, "NAME",
              "convolution kernel, wherever it can do the layer", 0, 0},
@@ -240,7 +273,7 @@ int cmd_bench(int argc, char **argv) {
     if (status != BB_STATUS_OK)
         return cli_failed("bench", &err);
     net_fill_random(&net, 1); /* neither engine's time depends on the values */
-    status = measure(&net, a.reps, &result, &err);
+    status = measure(&net, &a, &result, &err);
     if (status == BB_STATUS_OK) {
         print_result(&net, &a, &result, (cli_format)format);
         status = check_kernels(&net, &result, &err);

@@ -192,6 +192,8 @@ int cmd_eval(int argc, char **argv) {
             {"threads", 't', CLI_UINT, &a.net.threads, "N", "threads (1)", 1, 1024},
             {"cpu", 0, CLI_STRING, &a.net.cpu, "NAME", "instruction set: ref, ssse3, avx2, ...", 0,
              0},
+            {"tune", 0, CLI_FLAG, &a.net.tune, NULL, "measure each layer's kernels first (.bbm)", 0,
+             0},
             {"format", 'o', CLI_STRING, &a.format, "table|json", "output format", 0, 0},
             {0}},
         2,

@@ -163,6 +163,7 @@ static bb_status open_engine(const char *path, const net_options *options, cli_n
     engine_options.threads = options->threads;
     engine_options.cpu = options->cpu;
     engine_options.kernel = options->kernel;
+    engine_options.tune = options->tune;
     engine_options.profile = net->profile;
     engine_options.input_dims[1] = net->height;
     engine_options.input_dims[2] = net->width;

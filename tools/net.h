@@ -18,6 +18,7 @@ typedef struct net_options {
     size_t weight_bits, activation_bits; /**< 0 = the default profile */
     size_t threads;
     const char *cpu, *kernel; /**< limits for the engine, or NULL */
+    bool tune;                /**< measure kernels first */
 } net_options;
 
 typedef struct net_output {

@@ -29,6 +29,9 @@ typedef struct bb_engine_options {
      *  the system puts them. Else they watch for work during a run (and 50 microseconds after
      *  it), off the caller's processor. Environment variable BITBRANCH_PASSIVE=1: the same. */
     int passive;
+    /** 1: at creation every convolution kernel that may be the fastest is measured on each layer
+     *  (milliseconds a layer) and the fastest is used, unless `kernel` says which. */
+    int tune;
 } bb_engine_options;
 BB_API void bb_engine_options_init(bb_engine_options *options);
 
@@ -70,11 +73,19 @@ typedef struct bb_engine_memory {
 } bb_engine_memory;
 BB_API void bb_engine_get_memory(const bb_engine *engine, bb_engine_memory *memory);
 
+/** One kernel measured by bb_engine_options.tune: the least time of one task of the layer. */
+typedef struct bb_kernel_time {
+    const char *kernel;
+    uint64_t ns;
+} bb_kernel_time;
+
 /** What the plan chose for one node. */
 typedef struct bb_plan_info {
     const char *name;   /**< node */
     const char *kernel; /**< kernel name, or NULL where the node has none */
     uint64_t macs;
+    size_t n_tuned;              /**< 0 where nothing was measured */
+    const bb_kernel_time *tuned; /**< fastest first; lives as long as the engine */
 } bb_plan_info;
 BB_API bb_status bb_engine_get_plan(const bb_engine *engine, size_t node, bb_plan_info *info,
                                     bb_error *err);

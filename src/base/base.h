@@ -111,6 +111,10 @@ void bb_output_abort(bb_output *out);                      /**< frees out; NULL 
 /** open + write + commit of one block. */
 bb_status bb_file_write(const char *path, const void *data, size_t size, bb_error *err);
 
+/* ---- time ----------------------------------------------------------------------------------- */
+
+uint64_t bb_now_ns(void); /**< of a clock that only moves forward */
+
 /* ---- random numbers: seeded, the same on every machine -------------------------------------- */
 
 typedef struct bb_rng {

@@ -3,7 +3,6 @@
 #include "base/affinity.h"
 #include <pthread.h>
 #include <stdatomic.h>
-#include <time.h>
 
 typedef struct worker {
     bb_pool *pool;
@@ -60,9 +59,7 @@ static void spin_pause(void) {
 }
 
 static uint64_t now_us(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
+    return bb_now_ns() / 1000;
 }
 
 static bool has_tasks(bb_pool *pool) {

@@ -2,7 +2,6 @@
 /* Contexts: buffers, the run loop, taps and timing. */
 #include "engine/io.h"
 #include <string.h>
-#include <time.h>
 
 static bb_status allocate(bb_context *context, bb_error *err) {
     const bb_engine *engine = context->engine;
@@ -76,12 +75,6 @@ const uint64_t *bb_context_node_ns(const bb_context *context) {
     return context->node_ns;
 }
 
-static uint64_t now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 static void tap_outputs(bb_context *context, size_t index) {
     const bb_engine *engine = context->engine;
     const bb_plan_node *plan = &engine->nodes[index];
@@ -108,10 +101,10 @@ static void run_nodes(bb_context *context) {
     const bb_engine *engine = context->engine;
     bb_pool_wake(context->pool);
     for (size_t i = 0; i < engine->model->n_nodes; i++) {
-        const uint64_t start = context->timing ? now_ns() : 0;
+        const uint64_t start = context->timing ? bb_now_ns() : 0;
         engine->nodes[i].run(context, &engine->nodes[i]);
         if (context->timing)
-            context->node_ns[i] = now_ns() - start;
+            context->node_ns[i] = bb_now_ns() - start;
         if (context->tap)
             tap_outputs(context, i);
     }

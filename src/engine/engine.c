@@ -102,6 +102,7 @@ bb_status bb_engine_create(const bb_model *model, const bb_engine_options *optio
     engine->profile = &model->profiles[options->profile];
     engine->threads = options->threads ? options->threads : 1;
     engine->passive = is_passive(options);
+    engine->tune = options->tune != 0;
     const bb_status status = build(engine, options, err);
     if (status != BB_STATUS_OK) {
         bb_engine_destroy(engine);
@@ -193,6 +194,10 @@ bb_status bb_engine_get_plan(const bb_engine *engine, size_t node, bb_plan_info 
     const bb_plan_node *plan = &engine->nodes[node];
     *info = (bb_plan_info){
         .name = plan->node->name, .kernel = kernel_of(engine, plan), .macs = plan->macs};
+    if (plan->conv) {
+        info->n_tuned = plan->conv->blocks[0].n_tuned;
+        info->tuned = plan->conv->blocks[0].tuned;
+    }
     return BB_STATUS_OK;
 }
 

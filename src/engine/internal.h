@@ -60,6 +60,8 @@ typedef struct bb_conv_block {
     const bb_conv_kernel *kernel;
     void *packed; /**< from bb_alloc_aligned */
     int32_t c0;
+    size_t n_tuned; /**< kernels that were measured; 0 without tuning */
+    bb_kernel_time *tuned;
 } bb_conv_block;
 
 typedef struct bb_conv_plan {
@@ -91,6 +93,7 @@ struct bb_engine {
     char cpu_text[96];
     const char *wanted_kernel;
     size_t threads;
+    bool tune;
     bool passive; /**< workers sleep between layers */
     bb_shapes shapes;
     size_t activation_bytes; /**< margins excluded */
@@ -156,6 +159,14 @@ typedef struct bb_requant_use {
 /** Prepares output `o` of a node from its tensor's requantizer. */
 bb_status bb_plan_requant(bb_engine *engine, const bb_requant_use *use, bb_plan_output *out,
                           bb_error *err);
+
+/* ---- tune.c ------------------------------------------------------------------------------------
+ */
+
+/** Measures every kernel that may be the fastest for tasks of `strip` output rows; the fastest
+ *  becomes the block's kernel. weights: b + o of the block's channels. */
+bb_status bb_tune_block(bb_engine *engine, const int16_t *weights, int32_t strip,
+                        bb_conv_block *block, bb_error *err);
 
 /* ---- plan_float.c -------------------------------------------------------------------------------
  */

@@ -62,6 +62,13 @@ typedef struct partition {
     int32_t strip;
 } partition;
 
+/* The largest block's part of all channels; blocks end at multiples of BLOCK_CHANNELS. */
+static double largest_share(const bb_conv_desc *d, size_t blocks) {
+    const size_t groups = ((size_t)d->out_channels + BLOCK_CHANNELS - 1) / BLOCK_CHANNELS;
+    const size_t channels = (groups + blocks - 1) / blocks * BLOCK_CHANNELS;
+    return channels < (size_t)d->out_channels ? (double)channels / d->out_channels : 1.0;
+}
+
 /*
  * Time until the last worker is done, in units of one output row over all channels. Every task
  * transforms its input rows, those of the halo included, for itself; a row's transformation was
@@ -73,8 +80,8 @@ static double partition_cost(const bb_engine *engine, const bb_conv_desc *d, int
     const size_t tasks = strips * p->blocks * (size_t)images;
     const size_t rounds = (tasks + engine->threads - 1) / engine->threads;
     const double transformed = (double)p->strip + d->kernel[0] - 1;
-    return (double)rounds *
-           ((double)p->strip / (double)p->blocks + transformed * 6.0 / d->out_channels + 0.15);
+    return (double)rounds * ((double)p->strip * largest_share(d, p->blocks) +
+                             transformed * 6.0 / d->out_channels + 0.15);
 }
 
 static partition choose_partition(const bb_engine *engine, const bb_conv_desc *d, int32_t images) {
@@ -100,13 +107,16 @@ static partition choose_partition(const bb_engine *engine, const bb_conv_desc *d
 }
 
 static bb_status plan_block(bb_engine *engine, const bb_conv_desc *whole, int32_t c0, int32_t c1,
-                            const int16_t *weights, bb_conv_block *block, bb_error *err) {
+                            int32_t strip, const int16_t *weights, bb_conv_block *block,
+                            bb_error *err) {
     const size_t row = (size_t)whole->kernel[0] * (size_t)whole->kernel[1] *
                        (size_t)(whole->in_channels / whole->groups);
     block->c0 = c0;
     block->desc = *whole;
     block->desc.out_channels = c1 - c0;
     block->kernel = bb_conv_choose(&block->desc, engine->cpu, engine->wanted_kernel);
+    if (engine->tune && !engine->wanted_kernel)
+        BB_TRY(bb_tune_block(engine, weights + (size_t)c0 * row, strip, block, err));
     const size_t bytes = block->kernel->packed_size(&block->desc);
     block->packed = bb_alloc_aligned(bytes);
     if (!block->packed)
@@ -128,7 +138,7 @@ static bb_status plan_blocks(bb_engine *engine, const bb_conv_desc *d, size_t n,
         const int32_t first = (int32_t)((size_t)groups * i / n) * BLOCK_CHANNELS;
         int32_t last = (int32_t)((size_t)groups * (i + 1) / n) * BLOCK_CHANNELS;
         last = last < d->out_channels ? last : d->out_channels;
-        BB_TRY(plan_block(engine, d, first, last, weights, &conv->blocks[i], err));
+        BB_TRY(plan_block(engine, d, first, last, conv->strip, weights, &conv->blocks[i], err));
     }
     return BB_STATUS_OK;
 }

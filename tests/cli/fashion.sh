@@ -42,7 +42,12 @@ bitbranch run small.bbm $data --limit 3 --out pictures >run.txt
 tail -n 1 run.txt
 head -c 8 pictures/classes.png | od -An -c | head -n 1
 status 0 bitbranch bench a.bbm --reps 3 --layers -o md >/dev/null
+bitbranch bench a.bbm --reps 2 --pause 1 --layers --tune -t 2 -o json >tuned.json
+grep -q '"measured_ms"' tuned.json
+bitbranch bench a.bbm --reps 2 --layers --tune | grep -q 'measured'
+bitbranch eval a.bbm $data --limit 50 --tune --predictions tuned.csv >/dev/null 2>&1
 for cpu in ref ssse3 avx2; do
     bitbranch eval a.bbm $data --limit 50 --cpu $cpu --predictions $cpu.csv >/dev/null 2>&1
     cmp ref.csv $cpu.csv
 done
+cmp ref.csv tuned.csv

@@ -158,15 +158,14 @@ static void bad_options_are_refused(void **state) {
 }
 
 /* Every allocation of both creations fails once; nothing leaks and the error says so. */
-static void creation_survives_lack_of_memory(void **state) {
-    fixture *f = *state;
+static void expect_creation_to_survive(const fixture *f, const bb_engine_options *options) {
     bb_error err;
     long allowed = 0;
     for (;; allowed++) {
         bb_engine *engine = NULL;
         bb_context *context = NULL;
         bb_alloc_fail_after(allowed);
-        bb_status status = bb_engine_create(f->model, NULL, &engine, &err);
+        bb_status status = bb_engine_create(f->model, options, &engine, &err);
         if (status == BB_STATUS_OK)
             status = bb_context_create(engine, &context, &err);
         bb_alloc_fail_after(-1);
@@ -177,6 +176,14 @@ static void creation_survives_lack_of_memory(void **state) {
         assert_int_equal(status, BB_STATUS_OUT_OF_MEMORY);
     }
     assert_true(allowed > 8);
+}
+
+static void creation_survives_lack_of_memory(void **state) {
+    bb_engine_options options;
+    bb_engine_options_init(&options);
+    expect_creation_to_survive(*state, NULL);
+    options.tune = 1;
+    expect_creation_to_survive(*state, &options);
 }
 
 static void mask_selects_the_reference(void **state) {
@@ -193,6 +200,48 @@ static void mask_selects_the_reference(void **state) {
     assert_int_equal(bb_engine_get_plan(engine, 1, &info, NULL), BB_STATUS_OK);
     assert_null(info.kernel);
     assert_int_equal(bb_engine_get_plan(engine, 3, &info, NULL), BB_STATUS_NOT_FOUND);
+    bb_engine_destroy(engine);
+}
+
+/* What tuning chose is the fastest of what it measured, the chooser's kernel among it; results stay
+ * the same; a named kernel is not measured. */
+static void tuning_takes_the_fastest(void **state) {
+    fixture *f = *state;
+    bb_engine_options options;
+    bb_engine *engine;
+    bb_context *context;
+    bb_plan_info chosen, info;
+    float logits[CLASSES];
+    uint8_t maps[HEIGHT * WIDTH * FILTERS];
+    bool chosen_was_tried = false;
+    run(f);
+    assert_int_equal(bb_engine_get_plan(f->engine, 0, &chosen, NULL), BB_STATUS_OK);
+    assert_int_equal(chosen.n_tuned, 0);
+    bb_engine_options_init(&options);
+    options.tune = 1;
+    assert_int_equal(bb_engine_create(f->model, &options, &engine, NULL), BB_STATUS_OK);
+    assert_int_equal(bb_engine_get_plan(engine, 0, &info, NULL), BB_STATUS_OK);
+    assert_true(info.n_tuned > 0);
+    assert_string_equal(info.kernel, info.tuned[0].kernel);
+    for (size_t i = 0; i < info.n_tuned; i++) {
+        assert_true(info.tuned[i].ns > 0 && info.tuned[i].ns < 1000000000);
+        assert_true(i == 0 || info.tuned[i].ns >= info.tuned[i - 1].ns);
+        chosen_was_tried = chosen_was_tried || strcmp(info.tuned[i].kernel, chosen.kernel) == 0;
+    }
+    assert_true(chosen_was_tried);
+    assert_int_equal(bb_context_create(engine, &context, NULL), BB_STATUS_OK);
+    assert_int_equal(
+        bb_context_run(context, (const void *[]){f->image}, (void *[]){logits, maps}, NULL),
+        BB_STATUS_OK);
+    assert_memory_equal(logits, f->logits, sizeof(logits));
+    assert_memory_equal(maps, f->maps, sizeof(maps));
+    bb_context_destroy(context);
+    bb_engine_destroy(engine);
+    options.kernel = "conv_ref";
+    assert_int_equal(bb_engine_create(f->model, &options, &engine, NULL), BB_STATUS_OK);
+    assert_int_equal(bb_engine_get_plan(engine, 0, &info, NULL), BB_STATUS_OK);
+    assert_string_equal(info.kernel, "conv_ref");
+    assert_int_equal(info.n_tuned, 0);
     bb_engine_destroy(engine);
 }
 
@@ -525,6 +574,7 @@ int main(void) {
         TEST(bad_options_are_refused),
         TEST(creation_survives_lack_of_memory),
         TEST(mask_selects_the_reference),
+        TEST(tuning_takes_the_fastest),
         TEST(descriptions_are_complete),
         TEST(bad_inputs_are_refused),
         TEST(runs_allocate_nothing),
