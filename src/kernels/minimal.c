@@ -1,0 +1,501 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** @file minimal.c  Strips of tiles: what minimal.h describes. */
+#include "kernels/minimal.h"
+
+#include <string.h>
+
+enum {
+    SLACK = 64,        /**< transforms may pass the end of a row */
+    STRIP_TILES = 24,  /**< at least: so often the weights of a point are used before the next */
+    MEMORY = 1 << 18,  /**< bytes of products that a strip should not exceed */
+    CHUNK_PIXELS = 28, /**< of one row, handed to the epilogue together */
+    L2_WEIGHTS = 1 << 20,
+    L3_BYTES = 12,    /**< per cycle, beside the products */
+    DEPTH_MAX = 32768 /**< see supports: sums of a point stay below 2^15 * 255 * 128 < 2^31 */
+};
+
+/* D = 4, 36 and 16. */
+static const bb_minimal_form forms[] = {
+    {.outputs = 2,
+     .patch = 4,
+     .points = 4,
+     .input = {{1, 0, -1, 0}, {0, 1, 1, 0}, {0, -1, 1, 0}, {0, 1, 0, -1}},
+     .weight = {{2, 0, 0}, {1, 1, 1}, {1, -1, 1}, {0, 0, 2}}},
+    {.outputs = 3,
+     .patch = 5,
+     .points = 5,
+     .input = {{2, -1, -2, 1, 0},
+               {0, -2, -1, 1, 0},
+               {0, 2, -3, 1, 0},
+               {0, -1, 0, 1, 0},
+               {0, 2, -1, -2, 1}},
+     .weight = {{3, 0, 0}, {1, 1, 1}, {1, -1, 1}, {1, 2, 4}, {0, 0, 6}}},
+    {.outputs = 4,
+     .patch = 6,
+     .points = 7,
+     .input = {{1, 0, 0, 0, -1, 0},
+               {0, -1, 0, 0, 0, 1},
+               {0, 1, 1, 1, 1, 0},
+               {0, -1, 1, -1, 1, 0},
+               {0, -1, -1, 1, 1, 0},
+               {0, -1, 1, 1, -1, 0},
+               {0, 1, 0, -1, 0, 0}},
+     .weight = {{4, 0, 0}, {0, 0, 4}, {1, 1, 1}, {1, -1, 1}, {2, 0, -2}, {0, 2, 0}, {1, 1, -1}}},
+};
+
+static int32_t div_up(int32_t a, int32_t b) {
+    return (a + b - 1) / b;
+}
+
+static int32_t min32(int32_t a, int32_t b) {
+    return a < b ? a : b;
+}
+
+static size_t round64(size_t n) {
+    return (n + 63) / 64 * 64;
+}
+
+/* ---- choice of form ---- */
+
+static int32_t largest_code(const bb_conv_desc *desc) {
+    return (1 << desc->activation_bits) - 1;
+}
+
+/** Sums of the positive and of the negative coefficients of a point. */
+typedef struct growth {
+    int32_t positive, negative;
+} growth;
+
+static growth growth_of(const int8_t *y, const int8_t *x, int32_t n) {
+    growth g = {0, 0};
+
+    for (int32_t i = 0; i < n; i++)
+        for (int32_t j = 0; j < n; j++) {
+            const int32_t c = y[i] * x[j];
+
+            g.positive += c > 0 ? c : 0;
+            g.negative -= c < 0 ? c : 0;
+        }
+    return g;
+}
+
+/** True where the codes of every point have at most 256 values. */
+static bool codes_fit(const bb_minimal_form *form, const bb_conv_desc *desc) {
+    for (int32_t y = 0; y < form->points; y++)
+        for (int32_t x = 0; x < form->points; x++) {
+            const growth g = growth_of(form->input[y], form->input[x], form->patch);
+
+            if ((g.positive + g.negative) * largest_code(desc) > 255)
+                return false;
+        }
+    return true;
+}
+
+/** True where weights of lowest..highest stay signed bytes at every point. */
+static bool weights_fit(const bb_minimal_form *form, int32_t lowest, int32_t highest) {
+    for (int32_t y = 0; y < form->points; y++)
+        for (int32_t x = 0; x < form->points; x++) {
+            const growth g = growth_of(form->weight[y], form->weight[x], 3);
+
+            if (g.positive * highest - g.negative * lowest > 127 ||
+                g.positive * lowest - g.negative * highest < -128)
+                return false;
+        }
+    return true;
+}
+
+static bool fits_whole(const bb_minimal_form *form, const bb_conv_desc *desc) {
+    return desc->max_weight <= 127 && weights_fit(form, -desc->max_weight, desc->max_weight);
+}
+
+/** The same for floor(w/2). */
+static bool fits_halved(const bb_minimal_form *form, const bb_conv_desc *desc) {
+    return desc->max_weight <= 255 &&
+           weights_fit(form, -((desc->max_weight + 1) / 2), desc->max_weight / 2);
+}
+
+static bool is_exact(const bb_minimal_form *form, const bb_conv_desc *desc) {
+    return codes_fit(form, desc) && (fits_whole(form, desc) || fits_halved(form, desc));
+}
+
+/** Cycles, up to a factor: products of bytes, and packed weights beyond L2 that have to come. */
+static double weight_of(const bb_minimal_form *form, const bb_conv_desc *desc) {
+    const double points = (double)form->points * form->points;
+    const double weights = points * desc->in_channels * desc->out_channels;
+    const double tiles =
+        (double)div_up(desc->out_height, form->outputs) * div_up(desc->out_width, form->outputs);
+
+    return tiles * weights / 120 + (weights > L2_WEIGHTS ? weights / L3_BYTES : 0);
+}
+
+const bb_minimal_form *bb_minimal_form_for(const bb_conv_desc *desc) {
+    const bb_minimal_form *best = NULL;
+
+    if (desc->kernel[0] != 3 || desc->kernel[1] != 3 || desc->groups != 1 ||
+        desc->in_channels > DEPTH_MAX)
+        return NULL;
+    for (int axis = 0; axis < 2; axis++)
+        if (desc->stride[axis] != 1 || desc->dilation[axis] != 1)
+            return NULL;
+    for (size_t i = 0; i < BB_COUNT(forms); i++)
+        if (is_exact(&forms[i], desc) &&
+            (!best || weight_of(&forms[i], desc) < weight_of(best, desc)))
+            best = &forms[i];
+    return best;
+}
+
+/* ---- route ---- */
+
+/** Rows of tiles: enough tiles to use weights often, as long as the products stay in cache. */
+static int32_t strip_rows_of(const bb_conv_desc *desc, const bb_minimal_route *route) {
+    const int32_t all = div_up(desc->out_height, route->form->outputs);
+    const size_t row = (size_t)route->tiles_x * route->products_stride * sizeof(int32_t);
+    int32_t rows = div_up(STRIP_TILES, route->tiles_x);
+
+    if ((size_t)all * row <= MEMORY)
+        return all;
+    while (rows > 1 && (size_t)rows * row > MEMORY)
+        rows--;
+    return min32(rows, all);
+}
+
+bb_minimal_route bb_minimal_route_of(const bb_conv_desc *desc, const bb_minimal_ops *ops) {
+    const bb_minimal_form *form = bb_minimal_form_for(desc);
+    const size_t channels = (size_t)ops->block_channels;
+    bb_minimal_route route = {
+        .ops = ops,
+        .form = form,
+        .points = form->points * form->points,
+        .depth = desc->in_channels,
+        .steps = (desc->in_channels + 3) / 4,
+        .blocks = div_up(desc->out_channels, ops->block_channels),
+        .halved = !fits_whole(form, desc),
+        .tiles_x = div_up(desc->out_width, form->outputs),
+    };
+
+    route.code_stride = (size_t)route.steps * 4;
+    /* Not a multiple of 4 KiB, so that tiles do not share cache sets. */
+    route.products_stride = (size_t)route.points * channels + 16;
+    route.point_bytes = ((size_t)route.steps + 1) * channels * 4;
+    route.block_bytes = (size_t)route.points * route.point_bytes + channels * 4;
+    route.strip_rows = strip_rows_of(desc, &route);
+    for (int32_t y = 0; y < form->points; y++)
+        for (int32_t x = 0; x < form->points; x++)
+            route.offset[y * form->points + x] = /* minus the lowest value; at most 255 */
+                (uint8_t)(growth_of(form->input[y], form->input[x], form->patch).negative *
+                          largest_code(desc));
+    return route;
+}
+
+/* ---- packing ---- */
+
+size_t bb_minimal_packed_size(const bb_minimal_route *route) {
+    return (size_t)route->blocks * route->block_bytes;
+}
+
+/** The transformed weight of point (y, x) from the nine taps, depth apart. */
+static int32_t point_weight(const bb_minimal_route *route, int32_t y, int32_t x,
+                            const int16_t *taps) {
+    const int8_t *gy = route->form->weight[y], *gx = route->form->weight[x];
+    int32_t sum = 0;
+
+    for (int32_t i = 0; i < 3; i++)
+        for (int32_t j = 0; j < 3; j++) {
+            const int32_t w = taps[(i * 3 + j) * route->depth];
+
+            sum += gy[i] * gx[j] * (route->halved ? (w - (w & 1)) / 2 : w);
+        }
+    return sum;
+}
+
+/** All weights of output channel `lane` of a block. */
+static void pack_channel(const bb_minimal_route *route, const int16_t *weights, int32_t lane,
+                         uint8_t *block) {
+    const size_t channels = (size_t)route->ops->block_channels;
+    const int32_t axis = route->form->points;
+    int32_t *parity =
+        (int32_t *)(void *)(block + (size_t)route->points * route->point_bytes) + lane;
+
+    for (int32_t p = 0; p < route->points; p++) {
+        uint8_t *point = block + (size_t)p * route->point_bytes;
+        int32_t *bias = (int32_t *)(void *)point + lane;
+
+        point += channels * 4 + (size_t)lane * 4;
+        for (int32_t d = 0; d < route->depth; d++) {
+            const int32_t w = point_weight(route, p / axis, p % axis, weights + d);
+
+            point[(size_t)(d / 4) * channels * 4 + (size_t)(d % 4)] = (uint8_t)w;
+            *bias -= route->offset[p] * w; /* |sum| <= DEPTH_MAX * 255 * 128 < 2^31 */
+        }
+    }
+    *parity = weights[0] & 1 ? -1 : 0;
+}
+
+void bb_minimal_pack(const bb_conv_desc *desc, const bb_minimal_route *route,
+                     const int16_t *weights, void *dst) {
+    const int32_t channels = route->ops->block_channels;
+
+    memset(dst, 0, bb_minimal_packed_size(route));
+    for (int32_t c = 0; c < desc->out_channels; c++)
+        pack_channel(route, weights + (size_t)c * 9 * (size_t)route->depth, c % channels,
+                     (uint8_t *)dst + (size_t)(c / channels) * route->block_bytes);
+}
+
+/* ---- running ---- */
+
+typedef struct walk {
+    const bb_conv_desc *desc;
+    const bb_minimal_route *route;
+    const bb_minimal_form *form;
+    const uint8_t *in, *packed;
+    bb_tile_fn tile;
+    void *user;
+    int32_t y1;                      /**< end of the rows wanted */
+    int32_t columns;                 /**< of a row with its padding */
+    int32_t left;                    /**< of them, padding in front */
+    int32_t inside;                  /**< and of the image */
+    size_t lines_bytes, codes_bytes; /**< of one point */
+    /* scratch */
+    uint8_t *pad_row;
+    uint8_t *lines; /**< [points of the y axis][columns][depth] */
+    uint8_t *codes; /**< [points][tiles of the strip][code_stride] */
+    int32_t *products;
+    int32_t *acc;
+    int32_t *pixel_sums;  /**< [strip rows * m + 2][columns] */
+    int32_t *column_sums; /**< [columns] */
+    int32_t *window_sums; /**< [strip rows * m][tiles_x * m] */
+} walk;
+
+static void set_geometry(walk *w, const bb_conv_desc *desc, const bb_minimal_route *route) {
+    const size_t tiles = (size_t)route->strip_rows * (size_t)route->tiles_x;
+
+    w->desc = desc;
+    w->route = route;
+    w->form = route->form;
+    w->columns = route->tiles_x * w->form->outputs + 2;
+    w->left = min32(desc->pad_begin[1], w->columns);
+    w->inside = min32(desc->in_width, w->columns - w->left);
+    w->lines_bytes = round64((size_t)w->columns * (size_t)route->depth + SLACK);
+    w->codes_bytes = round64(tiles * route->code_stride + SLACK);
+}
+
+static int32_t chunk_tiles(const walk *w) {
+    return min32(div_up(CHUNK_PIXELS, w->form->outputs), w->route->tiles_x);
+}
+
+/** Hands out consecutive 64-byte aligned pieces; base NULL only counts. */
+static void *carve(uint8_t *base, size_t *used, size_t bytes) {
+    void *piece = base ? base + *used : NULL;
+
+    *used += round64(bytes);
+    return piece;
+}
+
+/** Lays out the scratch memory; returns its size. */
+static size_t set_scratch(walk *w, uint8_t *base) {
+    const bb_minimal_route *route = w->route;
+    const size_t m = (size_t)w->form->outputs, rows = (size_t)route->strip_rows;
+    const size_t tiles = rows * (size_t)route->tiles_x, columns = (size_t)w->columns;
+    size_t used = 0;
+
+    w->pad_row = carve(base, &used, (size_t)w->inside * (size_t)route->depth + SLACK);
+    w->lines = carve(base, &used, (size_t)w->form->points * w->lines_bytes);
+    w->codes = carve(base, &used, (size_t)route->points * w->codes_bytes);
+    w->products = carve(base, &used, tiles * route->products_stride * sizeof(int32_t));
+    w->acc =
+        carve(base, &used, m * m * (size_t)chunk_tiles(w) * BB_MINIMAL_PIXEL * sizeof(int32_t));
+    if (route->halved) {
+        w->pixel_sums = carve(base, &used, (rows * m + 2) * columns * sizeof(int32_t));
+        w->column_sums = carve(base, &used, columns * sizeof(int32_t));
+        w->window_sums = carve(base, &used, rows * m * (columns - 2) * sizeof(int32_t));
+    }
+    return used;
+}
+
+size_t bb_minimal_scratch_size(const bb_conv_desc *desc, const bb_minimal_route *route) {
+    walk w = {0};
+
+    set_geometry(&w, desc, route);
+    return set_scratch(&w, NULL);
+}
+
+/** Codes of an input row, all padding where it lies outside the image. */
+static const uint8_t *input_row(const walk *w, int32_t iy) {
+    const bb_conv_desc *desc = w->desc;
+
+    if (iy < 0 || iy >= desc->in_height)
+        return w->pad_row;
+    return w->in + (size_t)iy * (size_t)desc->in_width * (size_t)desc->in_channels;
+}
+
+/** Writes the padding beside the image into the lines: a constant for each point. */
+static void pad_lines(const walk *w) {
+    const size_t depth = (size_t)w->route->depth, left = (size_t)w->left * depth;
+    const size_t inside = (size_t)w->inside * depth, all = (size_t)w->columns * depth;
+
+    for (int32_t i = 0; i < w->form->points; i++) {
+        uint8_t *line = w->lines + (size_t)i * w->lines_bytes;
+        int32_t sum = 0;
+
+        for (int32_t k = 0; k < w->form->patch; k++)
+            sum += w->form->input[i][k];
+        sum *= (int32_t)w->desc->pad_code;
+        memset(line, sum & 255, left);
+        memset(line + left + inside, sum & 255, all - left - inside);
+    }
+}
+
+/** The vertical transform of the rows under one row of tiles. */
+static void make_lines(const walk *w, int32_t y) {
+    static const uint8_t none[BB_MINIMAL_AXIS];
+    const size_t depth = (size_t)w->route->depth;
+    bb_minimal_pass pass = {
+        .bytes = (size_t)w->inside * depth,
+        .count = 1,
+        .offset = none,
+    };
+
+    for (int32_t k = 0; k < w->form->patch; k++)
+        pass.in[k] = input_row(w, y - w->desc->pad_begin[0] + k);
+    for (int32_t i = 0; i < w->form->points; i++)
+        pass.out[i] = w->lines + (size_t)i * w->lines_bytes + (size_t)w->left * depth;
+    w->route->ops->transform(w->form, &pass);
+    pad_lines(w);
+}
+
+/** The horizontal transform: codes of the points of a row of tiles. */
+static void make_codes(const walk *w, int32_t row) {
+    const bb_minimal_route *route = w->route;
+    const int32_t axis = w->form->points;
+    const size_t depth = (size_t)route->depth;
+    const size_t first = (size_t)row * (size_t)route->tiles_x * route->code_stride;
+
+    for (int32_t i = 0; i < axis; i++) {
+        bb_minimal_pass pass = {
+            .in_step = (size_t)w->form->outputs * depth,
+            .out_step = route->code_stride,
+            .bytes = depth,
+            .count = route->tiles_x,
+            .offset = route->offset + i * axis,
+        };
+
+        for (int32_t k = 0; k < w->form->patch; k++)
+            pass.in[k] = w->lines + (size_t)i * w->lines_bytes + (size_t)k * depth;
+        for (int32_t j = 0; j < axis; j++)
+            pass.out[j] = w->codes + (size_t)(i * axis + j) * w->codes_bytes + first;
+        route->ops->transform(w->form, &pass);
+    }
+}
+
+/** Channel sums of the input rows under a strip that starts at output row y. */
+static void sum_rows(const walk *w, int32_t y, int32_t n) {
+    const size_t columns = (size_t)w->columns;
+    const int32_t padded = (int32_t)w->desc->pad_code * w->route->depth;
+
+    for (int32_t r = 0; r < n; r++) {
+        int32_t *sums = w->pixel_sums + (size_t)r * columns;
+
+        for (size_t x = 0; x < columns; x++)
+            sums[x] = padded;
+        w->route->ops->sum_pixels(w->desc, input_row(w, y - w->desc->pad_begin[0] + r), w->inside,
+                                  sums + w->left);
+    }
+}
+
+/** Sums of the codes under the window of each of n rows of pixels: at most 9 * 2^15 * 63. */
+static void sum_windows(const walk *w, int32_t n) {
+    const size_t columns = (size_t)w->columns, width = columns - 2;
+    int32_t *column = w->column_sums, *out = w->window_sums;
+    const int32_t *rows = w->pixel_sums;
+
+    for (int32_t r = 0; r < n; r++, rows += columns, out += width) {
+        for (size_t x = 0; x < columns; x++)
+            column[x] = rows[x] + rows[x + columns] + rows[x + 2 * columns];
+        for (size_t x = 0; x < width; x++)
+            out[x] = column[x] + column[x + 1] + column[x + 2];
+    }
+}
+
+/** The products of all tiles of a strip with one block, as even a share in each call as can be. */
+static void multiply_block(const walk *w, int32_t tiles, const uint8_t *block) {
+    const bb_minimal_route *route = w->route;
+    const int32_t calls = div_up(tiles, route->ops->most_tiles);
+
+    for (int32_t p = 0; p < route->points; p++)
+        for (int32_t i = 0; i < calls; i++) {
+            const int32_t first = tiles * i / calls, end = tiles * (i + 1) / calls;
+            const bb_minimal_product job = {
+                .codes = w->codes + (size_t)p * w->codes_bytes + (size_t)first * route->code_stride,
+                .weights = block + (size_t)p * route->point_bytes,
+                .products =
+                    w->products + (size_t)first * route->products_stride + (ptrdiff_t)p * 16,
+                .tiles = end - first,
+            };
+
+            route->ops->multiply(route, &job);
+        }
+}
+
+/** Gives n_tiles tiles of one row, from tile t of the strip, to the epilogue. */
+static void finish_chunk(const walk *w, int32_t y, int32_t row, int32_t first, int32_t n_tiles,
+                         int32_t b) {
+    const bb_minimal_route *route = w->route;
+    const int32_t m = w->form->outputs, channels = route->ops->block_channels;
+    const int32_t x = first * m, n = min32(n_tiles * m, w->desc->out_width - x);
+    const size_t width = (size_t)(route->tiles_x * m);
+    const uint8_t *block = w->packed + (size_t)b * route->block_bytes;
+    bb_minimal_finish job = {
+        .products = w->products + (size_t)(row * route->tiles_x + first) * route->products_stride,
+        .parity = (const void *)(block + (size_t)route->points * route->point_bytes),
+        .sums_stride = width,
+        .acc = w->acc,
+        .row_ints = (size_t)(chunk_tiles(w) * m) * BB_MINIMAL_PIXEL,
+    };
+
+    if (route->halved)
+        job.sums = w->window_sums + (size_t)(row * m) * width + (size_t)x;
+    for (int32_t t = 0; t < n_tiles; t++) {
+        route->ops->finish(route, &job);
+        job.products += route->products_stride;
+        job.acc += (ptrdiff_t)m * BB_MINIMAL_PIXEL;
+        job.sums = job.sums ? job.sums + m : NULL;
+    }
+    for (int32_t r = 0; r < m && y + r < w->y1; r++)
+        w->tile(w->user, y + r, x, n, b * channels,
+                min32(channels, w->desc->out_channels - b * channels),
+                w->acc + (size_t)r * job.row_ints, BB_MINIMAL_PIXEL);
+}
+
+/** `rows` rows of tiles from output row y on. */
+static void run_strip(const walk *w, int32_t y, int32_t rows) {
+    const bb_minimal_route *route = w->route;
+    const int32_t m = w->form->outputs, chunk = chunk_tiles(w);
+
+    for (int32_t r = 0; r < rows; r++) {
+        make_lines(w, y + r * m);
+        make_codes(w, r);
+    }
+    if (route->halved) {
+        sum_rows(w, y, rows * m + 2);
+        sum_windows(w, rows * m);
+    }
+    for (int32_t b = 0; b < route->blocks; b++) {
+        multiply_block(w, rows * route->tiles_x, w->packed + (size_t)b * route->block_bytes);
+        for (int32_t r = 0; r < rows; r++)
+            for (int32_t t = 0; t < route->tiles_x; t += chunk)
+                finish_chunk(w, y + r * m, r, t, min32(chunk, route->tiles_x - t), b);
+    }
+}
+
+void bb_minimal_run(const bb_conv_desc *desc, const bb_minimal_route *route, const void *packed,
+                    const uint8_t *in, int32_t y0, int32_t y1, void *scratch, bb_tile_fn tile,
+                    void *user) {
+    walk w = {.in = in, .packed = packed, .tile = tile, .user = user, .y1 = y1};
+    const int32_t m = route->form->outputs, step = route->strip_rows * m;
+
+    set_geometry(&w, desc, route);
+    set_scratch(&w, scratch);
+    memset(w.pad_row, (int)desc->pad_code, (size_t)w.inside * (size_t)route->depth);
+    for (int32_t y = y0; y < y1; y += step)
+        run_strip(&w, y, min32(route->strip_rows, div_up(y1 - y, m)));
+}
