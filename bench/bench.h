@@ -44,7 +44,7 @@ bool bench_onednn_gemm(int n, bool int8, bench_runner *runner);
 bool bench_naive_gemm(int n, int rows, bench_runner *runner);
 
 /** Seconds of one call, medians over `rounds` rounds in which every runner takes its turn; short
- *  calls are repeated within a turn until it lasts `turn_seconds`. */
+ *  calls are repeated within a turn until it lasts `turn_seconds` (0: one call, no warm-up). */
 void bench_interleaved(bench_runner *const *runners, size_t n, int rounds, double turn_seconds,
                        double *median, double *best);
 double bench_clock_ghz(void);

@@ -94,7 +94,7 @@ static void bench_one(const bench_shape *s, const options *o, double ghz, FILE *
         printf("%-16s %10.1f %10.1f %10.1f %8.2f %8.2f  %s\n", runners[i].name, median[i] * 1e6,
                rate, macs / (best[i] * ghz * 1e9), median[0] / median[i], median[1] / median[i],
                runners[i].implementation);
-        if (json && runners[i].name[0] == 'w')
+        if (json)
             print_json(json, s, &runners[i], rate, median[0] / median[i], median[1] / median[i],
                        first);
         runners[i].destroy(runners[i].state);

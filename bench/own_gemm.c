@@ -3,7 +3,7 @@
  * A product of square matrices of odd integers on a convolution kernel: C = A * B with A of M bits
  * (given as codes, row by row), B of K bits (packed beforehand) and C as int32.
  *
- * A 1x1 convolution whose pixels are the rows of A. A panel of PANEL rows and PIECE columns at a
+ * A 1x1 convolution whose pixels are the rows of A. A panel of some rows and PIECE columns at a
  * time is copied to where its transformed form stays in cache; products of later pieces are added
  * to C.
  */
@@ -15,10 +15,10 @@
 
 /* Columns of a piece are padded by codes 0 so that the rows of a panel, transformed or not, are no
  * multiple of a page apart: all of them would share one set of the L1 cache. */
-enum { PANEL = 96, PIECE = 1024, PADDING = 16 };
+enum { PANEL_MAX = 384, PANEL_MIN = 48, PIECE = 1024, PADDING = 16, CACHE_BYTES = 768 * 1024 };
 
 typedef struct gemm {
-    int n, pieces;
+    int n, pieces, panel_rows;
     bb_conv_desc desc; /**< of one panel and piece */
     const bb_conv_kernel *kernel;
     uint8_t *codes;  /**< A: [n][n] */
@@ -57,9 +57,10 @@ static void store(void *user, int32_t y, int32_t x, int32_t n_pixels, int32_t c0
 static void run_gemm(void *state) {
     const gemm *g = state;
     const size_t n = (size_t)g->n, width = (size_t)g->desc.in_channels;
-    for (int row = 0; row < g->n; row += PANEL) {
+    for (int row = 0; row < g->n; row += g->panel_rows) {
         bb_conv_desc desc = g->desc;
-        desc.in_width = desc.out_width = g->n - row < PANEL ? g->n - row : PANEL;
+        if (g->n - row < g->panel_rows)
+            desc.in_width = desc.out_width = g->n - row;
         for (int piece = 0; piece < g->pieces; piece++) {
             for (int i = 0; i < desc.in_width; i++)
                 memcpy(g->panel + (size_t)i * width,
@@ -85,10 +86,10 @@ static void destroy_gemm(void *state) {
 static void set_desc(gemm *g, uint32_t k, uint32_t m) {
     g->desc = (bb_conv_desc){
         .in_height = 1,
-        .in_width = PANEL,
+        .in_width = PANEL_MAX,
         .in_channels = PIECE + PADDING,
         .out_height = 1,
-        .out_width = PANEL,
+        .out_width = PANEL_MAX,
         .out_channels = g->n,
         .kernel = {1, 1},
         .stride = {1, 1},
@@ -101,8 +102,17 @@ static void set_desc(gemm *g, uint32_t k, uint32_t m) {
     };
 }
 
+/* As many rows as leave the scratch memory, and so what they are turned into, in cache. */
+static void set_panel(gemm *g) {
+    g->panel_rows = PANEL_MAX;
+    while (g->panel_rows > PANEL_MIN && g->kernel->scratch_size(&g->desc) > CACHE_BYTES) {
+        g->panel_rows /= 2;
+        g->desc.in_width = g->desc.out_width = g->panel_rows;
+    }
+}
+
 static bool allocate(gemm *g) {
-    const size_t n = (size_t)g->n, panel = (size_t)PANEL * (PIECE + PADDING);
+    const size_t n = (size_t)g->n, panel = (size_t)g->panel_rows * (PIECE + PADDING);
     g->packed_bytes = (g->kernel->packed_size(&g->desc) + 63) / 64 * 64;
     g->codes = malloc(n * n);
     g->border = calloc(n, sizeof(*g->border));
@@ -166,6 +176,7 @@ bool bench_own_gemm(int n, int weight_bits, int activation_bits, const char *ker
     g->c = c;
     set_desc(g, (uint32_t)weight_bits, (uint32_t)activation_bits);
     g->kernel = bb_conv_choose(&g->desc, bb_conv_trusted(bb_cpu_flags()), kernel);
+    set_panel(g);
     if (!allocate(g) || !fill(g)) {
         destroy_gemm(g);
         return false;

@@ -44,16 +44,17 @@ static double turn(const bench_runner *r, int calls) {
 
 void bench_interleaved(bench_runner *const *runners, size_t n, int rounds, double turn_seconds,
                        double *median, double *best) {
-    enum { MANY = 100 };
     double *times = malloc(n * (size_t)rounds * sizeof(*times));
     int *calls = malloc(n * sizeof(*calls));
     if (!times || !calls)
         abort();
     for (size_t i = 0; i < n; i++) {
-        double once = turn(runners[i], 1);
-        if (once < MANY * turn_seconds)
-            once = turn(runners[i], 1); /* the first call may have been a cold one */
-        calls[i] = once < turn_seconds ? (int)(turn_seconds / once) + 1 : 1;
+        calls[i] = 1;
+        if (turn_seconds > 0) {
+            turn(runners[i], 1); /* a cold one */
+            double once = turn(runners[i], 1);
+            calls[i] = once < turn_seconds ? (int)(turn_seconds / once) + 1 : 1;
+        }
     }
     for (int round = 0; round < rounds; round++)
         for (size_t i = 0; i < n; i++)
