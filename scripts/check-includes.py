@@ -17,7 +17,7 @@ MAY_INCLUDE = {
     "graph": {"base"},
     "onnx": {"graph", "model", "encode", "base"},
     "passes": {"graph", "encode", "base"},
-    "nn": {"graph", "base"},
+    "nn": {"graph", "encode", "base"},
     "lower": {"passes", "graph", "model", "encode", "base"},
     "quantize": {"nn", "lower", "passes", "graph", "model", "encode", "base"},
     "train": {"quantize", "lower", "nn", "passes", "onnx", "vision", "graph", "model", "encode", "base"},

@@ -302,8 +302,12 @@ static bb_status conv_details(bb_lowering *l, size_t b, bb_model_node *node) {
         return broken(l, &l->plan->blocks[b], "its weight codes have another shape");
     node->geometry = shape.geometry;
     node->groups = shape.groups;
-    node->planes = bb_planes_from_codes(l->model->arena, codes->codes, codes->rows, codes->taps,
-                                        codes->depth, codes->planes);
+    node->planes =
+        codes->plane_weight
+            ? bb_planes_from_weighted_codes(l->model->arena, codes->codes, codes->rows, codes->taps,
+                                            codes->depth, codes->planes, codes->plane_weight)
+            : bb_planes_from_codes(l->model->arena, codes->codes, codes->rows, codes->taps,
+                                   codes->depth, codes->planes);
     l->node_block[node - l->model->nodes] = (int)b;
     return node->planes ? BB_STATUS_OK : bb_fail_memory(l->err, "weight planes");
 }

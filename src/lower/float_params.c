@@ -43,13 +43,21 @@ static bb_status alloc_map(bb_lowering *l, uint32_t channels, real_map *map) {
 
 /* ---- convolutions --------------------------------------------------------------------------- */
 
-/* Sum of |b| of a row with the first `used` planes: at most 2^24 * 255. */
+int32_t bb_block_level(const bb_block_codes *codes, uint32_t used, size_t i) {
+    int32_t v = codes->codes[i], b = 0;
+    if (!codes->plane_weight)
+        return 2 * (v >> (codes->planes - used)) - (int32_t)last_code(used);
+    for (uint32_t p = 0; p < codes->planes; p++)
+        b += v >> (codes->planes - 1 - p) & 1 ? codes->plane_weight[p] : -codes->plane_weight[p];
+    return b;
+}
+
+/* Sum of |b| of a row with the first `used` planes: at most 2^24 * 8 * 2^15. */
 static int64_t row_weight(const bb_block_codes *codes, uint32_t used, uint32_t row) {
     size_t n = (size_t)codes->taps * codes->depth;
-    const uint8_t *v = codes->codes + row * n;
-    int64_t last = last_code(used), sum = 0;
+    int64_t sum = 0;
     for (size_t i = 0; i < n; i++) {
-        int64_t b = 2 * (int64_t)(v[i] >> (codes->planes - used)) - last;
+        int64_t b = bb_block_level(codes, used, row * n + i);
         sum += b < 0 ? -b : b;
     }
     return sum;

@@ -127,7 +127,12 @@ typedef struct bb_profile_quant {
 typedef struct bb_block_codes {
     uint32_t rows, taps, depth, planes;
     const uint8_t *codes;
+    /** [planes], most significant first, as in model.h; NULL = native (2^(planes-1), ..., 1). Then
+     *  b is the sum of +-plane_weight by the code's bits, and every profile uses all planes. */
+    const int16_t *plane_weight;
 } bb_block_codes;
+/** b of weight i with the first `used` planes. */
+int32_t bb_block_level(const bb_block_codes *codes, uint32_t used, size_t i);
 
 /**
  * Writes the model. Profiles must agree on the number of grids of every value and on in_grid.

@@ -10,7 +10,8 @@
  *   attributes
  *     quantizer       string, name of the kind
  *     bits            int 1..8
- *     axis            int, of a step with more than one element (default 0: output channels)
+ *     axis            int, of a step with more than one element (default 0: output channels). Kinds
+ *                     without a step take each index of it by itself; without `axis` the tensor
  *     step_gradient   float, factor of the step's gradient; left out: the kind's own rule
  */
 #ifndef BB_NN_QUANTIZER_H

@@ -21,7 +21,7 @@ static bool preserves_codes(const bb_block *block) {
     }
 }
 
-size_t bb_quantize_elements(const bb_quantizer *q, int value) {
+size_t bb_quantize_elements(const bb_quantization *q, int value) {
     const bb_value *v = &q->graph->values[value];
     size_t n = 0;
     if (v->rank < 1 || !bb_dims_product(v->dims + 1, (size_t)v->rank - 1, &n))
@@ -54,7 +54,7 @@ static bb_status check_bits(bb_bits bits, const char *what, bb_error *err) {
                    (unsigned)bits.weight, (unsigned)bits.activation);
 }
 
-static bb_status check_options(const bb_quantizer *q, bb_error *err) {
+static bb_status check_options(const bb_quantization *q, bb_error *err) {
     const bb_quantize_options *o = q->options;
     for (size_t i = 0; i < o->n_profiles; i++)
         BB_TRY(check_bits(o->profiles[i], "profile", err));
@@ -68,7 +68,7 @@ static bb_status check_options(const bb_quantizer *q, bb_error *err) {
 }
 
 /** edge[b]: CONV block with no CONV between it and the graph's inputs, or its outputs. */
-static bb_status find_edges(const bb_quantizer *q, bool *edge, bb_error *err) {
+static bb_status find_edges(const bb_quantization *q, bool *edge, bb_error *err) {
     size_t n_values = q->graph->n_values;
     bool *reached = bb_calloc_array(n_values, 2 * sizeof *reached);
     if (!reached)
@@ -94,7 +94,7 @@ static bb_status find_edges(const bb_quantizer *q, bool *edge, bb_error *err) {
     return BB_STATUS_OK;
 }
 
-static void assign_bits(bb_quantizer *q, const bool *edge, bool *used) {
+static void assign_bits(bb_quantization *q, const bool *edge, bool *used) {
     const bb_quantize_options *o = q->options;
     for (size_t b = 0; b < q->plan.n; b++) {
         const bb_block *block = &q->plan.blocks[b];
@@ -114,7 +114,7 @@ static void assign_bits(bb_quantizer *q, const bool *edge, bool *used) {
     }
 }
 
-static bb_status check_overrides(const bb_quantizer *q, const bool *used, bb_error *err) {
+static bb_status check_overrides(const bb_quantization *q, const bool *used, bb_error *err) {
     for (size_t i = 0; i < q->options->n_layers; i++)
         if (!used[i])
             return bb_fail(err, BB_STATUS_NOT_FOUND, "no quantized layer is named '%s'",
@@ -123,7 +123,7 @@ static bb_status check_overrides(const bb_quantizer *q, const bool *used, bb_err
 }
 
 /** Plans the blocks; with first_last_float a second time, without the edges. */
-static bb_status plan_blocks(bb_quantizer *q, bb_error *err) {
+static bb_status plan_blocks(bb_quantization *q, bb_error *err) {
     BB_TRY(bb_lower_plan(q->graph, NULL, &q->plan, err));
     bool *edge = bb_arena_array(q->arena, q->plan.n + 1, sizeof *edge);
     bool *used = bb_arena_array(q->arena, q->options->n_layers + 1, sizeof *used);
@@ -153,7 +153,7 @@ static int find_root(int *parent, int v) {
     return v;
 }
 
-static void join_values(const bb_quantizer *q, int *parent) {
+static void join_values(const bb_quantization *q, int *parent) {
     for (size_t b = 0; b < q->plan.n; b++) {
         const bb_block *block = &q->plan.blocks[b];
         for (int i = 0; i < block->n_in && preserves_codes(block); i++)
@@ -162,7 +162,7 @@ static void join_values(const bb_quantizer *q, int *parent) {
 }
 
 /** Numbers the classes of graph inputs and block outputs in order of appearance. */
-static void number_classes(bb_quantizer *q, int *parent, int *number) {
+static void number_classes(bb_quantization *q, int *parent, int *number) {
     for (size_t v = 0; v < q->graph->n_values; v++)
         number[v] = q->class_of[v] = -1;
     size_t n_in = q->graph->n_inputs;
@@ -175,7 +175,7 @@ static void number_classes(bb_quantizer *q, int *parent, int *number) {
     }
 }
 
-static void note_clips(bb_quantizer *q) {
+static void note_clips(bb_quantization *q) {
     for (size_t c = 0; c < q->n_classes; c++) {
         q->classes[c].lo = INFINITY;
         q->classes[c].hi = -INFINITY;
@@ -198,7 +198,7 @@ static void note_clips(bb_quantizer *q) {
     }
 }
 
-static bb_status make_classes(bb_quantizer *q, bb_error *err) {
+static bb_status make_classes(bb_quantization *q, bb_error *err) {
     size_t n = q->graph->n_values;
     q->class_of = bb_arena_array(q->arena, n, sizeof *q->class_of);
     q->observed = bb_arena_array(q->arena, n, sizeof *q->observed);
@@ -221,13 +221,13 @@ static bb_status make_classes(bb_quantizer *q, bb_error *err) {
 
 /* ---- copies ---------------------------------------------------------------------------------- */
 
-static bool same_bits(const bb_quantizer *q, const uint8_t *a, const uint8_t *b) {
+static bool same_bits(const bb_quantization *q, const uint8_t *a, const uint8_t *b) {
     return memcmp(a, b, q->n_profiles) == 0;
 }
 
 /** Grid of `value` with these bits, added where there is none yet. When no more copies fit, the
  *  one with the most bits serves. */
-static bb_status want(bb_quantizer *q, int value, const uint8_t *bits, uint8_t *grid,
+static bb_status want(bb_quantization *q, int value, const uint8_t *bits, uint8_t *grid,
                       bb_error *err) {
     bb_value_class *c = &q->classes[q->class_of[value]];
     q->observed[value] = true;
@@ -253,7 +253,7 @@ static bb_status want(bb_quantizer *q, int value, const uint8_t *bits, uint8_t *
 }
 
 /** Bits at which block b wants its input i, in profile p; 0: no wish of its own. */
-static uint32_t wanted_bits(const bb_quantizer *q, size_t b, int i, size_t p) {
+static uint32_t wanted_bits(const bb_quantization *q, size_t b, int i, size_t p) {
     const bb_block *block = &q->plan.blocks[b];
     switch (block->kind) {
     case BB_BLOCK_CONV:
@@ -273,7 +273,7 @@ static uint32_t wanted_bits(const bb_quantizer *q, size_t b, int i, size_t p) {
     }
 }
 
-static bb_status collect_wishes(bb_quantizer *q, bool late, bb_error *err) {
+static bb_status collect_wishes(bb_quantization *q, bool late, bb_error *err) {
     uint8_t bits[BB_QUANTIZE_MAX_PROFILES];
     for (size_t b = 0; b < q->plan.n; b++) {
         const bb_block *block = &q->plan.blocks[b];
@@ -294,7 +294,7 @@ static bb_status collect_wishes(bb_quantizer *q, bool late, bb_error *err) {
 }
 
 /** Float blocks read the widest copy of a coded value. */
-static void choose_float_reads(bb_quantizer *q) {
+static void choose_float_reads(bb_quantization *q) {
     for (size_t b = 0; b < q->plan.n; b++) {
         const bb_block *block = &q->plan.blocks[b];
         for (int i = 0; i < block->n_in && block->kind == BB_BLOCK_FLOAT; i++) {
@@ -312,7 +312,7 @@ static void choose_float_reads(bb_quantizer *q) {
 /* ---- the graph's input ----------------------------------------------------------------------- */
 
 /** Mean and std can be folded away where convolutions alone read the pixels. */
-static bool only_convolutions_read(const bb_quantizer *q, int value) {
+static bool only_convolutions_read(const bb_quantization *q, int value) {
     for (size_t b = 0; b < q->plan.n; b++) {
         const bb_block *block = &q->plan.blocks[b];
         for (int i = 0; i < block->n_in; i++)
@@ -322,12 +322,12 @@ static bool only_convolutions_read(const bb_quantizer *q, int value) {
     return true;
 }
 
-bool bb_quantize_is_pixels(const bb_quantizer *q, int value) {
+bool bb_quantize_is_pixels(const bb_quantization *q, int value) {
     return q->options->pixels && value == q->graph->inputs[0] &&
            q->classes[q->class_of[value]].fixed;
 }
 
-static bb_status fix_input(bb_quantizer *q, bb_error *err) {
+static bb_status fix_input(bb_quantization *q, bb_error *err) {
     const bb_quantize_options *o = q->options;
     int input = q->graph->inputs[0];
     bb_value_class *c = &q->classes[q->class_of[input]];
@@ -362,7 +362,7 @@ static bb_status fix_input(bb_quantizer *q, bb_error *err) {
 
 /* ---- all of it ------------------------------------------------------------------------------- */
 
-static bb_status make_tables(bb_quantizer *q, bb_error *err) {
+static bb_status make_tables(bb_quantization *q, bb_error *err) {
     size_t n_values = q->graph->n_values, n = q->plan.n;
     bool ok = true;
     q->profiles = bb_arena_array(q->arena, q->n_profiles, sizeof *q->profiles);
@@ -377,17 +377,18 @@ static bb_status make_tables(bb_quantizer *q, bb_error *err) {
     q->targets = bb_arena_array(q->arena, n + 1, sizeof *q->targets);
     q->simulated = bb_arena_array(q->arena, n + 1, sizeof *q->simulated);
     q->sqnr = bb_arena_array(q->arena, n + 1, sizeof *q->sqnr);
+    q->rms = bb_arena_array(q->arena, n + 1, sizeof *q->rms);
     q->block_of = bb_arena_array(q->arena, n_values, sizeof *q->block_of);
     q->last_reader = bb_arena_array(q->arena, n_values, sizeof *q->last_reader);
     q->stored = bb_arena_array(q->arena, n_values * q->n_profiles, sizeof *q->stored);
-    if (!ok || !q->profiles || !q->codes || !q->targets || !q->simulated || !q->sqnr ||
+    if (!ok || !q->profiles || !q->codes || !q->targets || !q->simulated || !q->sqnr || !q->rms ||
         !q->block_of || !q->last_reader || !q->stored)
         return bb_fail_memory(err, "quantizer tables");
     return BB_STATUS_OK;
 }
 
 /** block_of, last_reader, simulated, and the CONV shapes. */
-static bb_status trace_blocks(bb_quantizer *q, bb_error *err) {
+static bb_status trace_blocks(bb_quantization *q, bb_error *err) {
     for (size_t v = 0; v < q->graph->n_values; v++)
         q->block_of[v] = q->last_reader[v] = -1;
     for (size_t b = 0; b < q->plan.n; b++)
@@ -409,7 +410,7 @@ static bb_status trace_blocks(bb_quantizer *q, bb_error *err) {
     return BB_STATUS_OK;
 }
 
-static void copy_counts(bb_quantizer *q) {
+static void copy_counts(bb_quantization *q) {
     for (size_t v = 0; v < q->graph->n_values; v++) {
         if (q->class_of[v] < 0)
             continue;
@@ -423,7 +424,7 @@ static void copy_counts(bb_quantizer *q) {
     }
 }
 
-bb_status bb_quantize_assign(bb_quantizer *q, bb_error *err) {
+bb_status bb_quantize_assign(bb_quantization *q, bb_error *err) {
     q->n_classes = 0;
     BB_TRY(check_options(q, err));
     BB_TRY(plan_blocks(q, err));

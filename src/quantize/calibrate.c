@@ -11,7 +11,9 @@ enum { ROUND = 16 };
 static const size_t TARGET_BYTES = (size_t)512 << 20, STORE_BYTES = (size_t)1536 << 20;
 
 typedef struct calibration {
-    bb_quantizer *q;
+    bb_quantization *q;
+    const bb_graph *graph; /* that runs: q->graph, or one with the same values */
+    bool only_observe;     /* histograms, no targets or stored inputs */
     bb_runners runners;
     bb_histogram *seen;     /* [workers][n_classes] */
     float *inputs;          /* [ROUND][elements] */
@@ -23,7 +25,7 @@ typedef struct calibration {
 
 /* ---- sizes ----------------------------------------------------------------------------------- */
 
-size_t bb_quantize_position(const bb_quantizer *q, size_t block, size_t image, size_t k) {
+size_t bb_quantize_position(const bb_quantization *q, size_t block, size_t image, size_t k) {
     const bb_target *t = &q->targets[block];
     if (t->samples == t->pixels)
         return k;
@@ -43,7 +45,7 @@ static size_t samples_for(bb_effort effort, size_t d) {
     return n < least ? least : n > most ? most : n;
 }
 
-static size_t stored_bytes(const bb_quantizer *q, int value) {
+static size_t stored_bytes(const bb_quantization *q, int value) {
     size_t bytes = 0, n = bb_quantize_elements(q, value);
     for (size_t p = 0; p < q->n_profiles; p++) {
         const bb_value_quant *v = &q->profiles[p].values[value];
@@ -55,7 +57,7 @@ static size_t stored_bytes(const bb_quantizer *q, int value) {
 }
 
 /** Most bytes stored at once for one image. */
-static size_t peak_bytes(const bb_quantizer *q) {
+static size_t peak_bytes(const bb_quantization *q) {
     size_t now = stored_bytes(q, q->graph->inputs[0]), peak = now;
     for (size_t b = 0; b < q->plan.n; b++) {
         const bb_block *block = &q->plan.blocks[b];
@@ -73,7 +75,7 @@ static size_t peak_bytes(const bb_quantizer *q) {
     return peak;
 }
 
-static void choose_sizes(bb_quantizer *q) {
+static void choose_sizes(bb_quantization *q) {
     size_t peak = peak_bytes(q), total = 0;
     q->images = peak > 0 && STORE_BYTES / peak < q->count ? STORE_BYTES / peak : q->count;
     q->images = q->images ? q->images : 1;
@@ -93,7 +95,7 @@ static void choose_sizes(bb_quantizer *q) {
     }
 }
 
-static bb_status allocate_targets(bb_quantizer *q, bb_error *err) {
+static bb_status allocate_targets(bb_quantization *q, bb_error *err) {
     for (size_t b = 0; b < q->plan.n; b++) {
         bb_target *t = &q->targets[b];
         size_t n;
@@ -128,7 +130,7 @@ static void keep_target(const calibration *c, size_t block, size_t image, const 
 
 static int tap_value(void *user, int value, const bb_array *array) {
     tap_state *s = user;
-    bb_quantizer *q = s->c->q;
+    bb_quantization *q = s->c->q;
     size_t n = bb_quantize_elements(q, value);
     if (q->observed[value] && !bb_histogram_add(&s->seen[q->class_of[value]], array->data, n)) {
         bb_fail(s->err, BB_STATUS_INVALID_ARGUMENT,
@@ -144,7 +146,7 @@ static int tap_value(void *user, int value, const bb_array *array) {
 
 static void image_task(void *user, size_t task, size_t worker) {
     calibration *c = user;
-    bb_quantizer *q = c->q;
+    bb_quantization *q = c->q;
     const bb_value *in = &q->graph->values[q->graph->inputs[0]];
     bb_array input = {
         .dtype = BB_DTYPE_F32, .rank = in->rank, .data = c->inputs + task * c->elements};
@@ -166,7 +168,7 @@ static float pixel_of(const bb_quantize_options *o, float x, size_t channel) {
 }
 
 /** The input's one copy per profile, as pixels, levels or calibrated codes. */
-static void store_input(bb_quantizer *q, size_t image, float *x) {
+static void store_input(bb_quantization *q, size_t image, float *x) {
     int value = q->graph->inputs[0];
     size_t n = bb_quantize_elements(q, value);
     if (bb_quantize_is_pixels(q, value)) {
@@ -190,7 +192,7 @@ static bb_status load_inputs(calibration *c, size_t n, bb_error *err) {
 }
 
 /** Where the input has no given grid its codes are made after the pass, from a second load. */
-static bool input_grid_given(const bb_quantizer *q) {
+static bool input_grid_given(const bb_quantization *q) {
     const bb_value_class *k = &q->classes[q->class_of[q->graph->inputs[0]]];
     return k->fixed || k->n == 0;
 }
@@ -213,14 +215,14 @@ static bb_status run_round(calibration *c, size_t n, bb_error *err) {
                 *err = c->errors[i];
             return c->status[i];
         }
-        if (c->first + i < c->q->images && input_grid_given(c->q))
+        if (!c->only_observe && c->first + i < c->q->images && input_grid_given(c->q))
             store_input(c->q, c->first + i, c->inputs + i * c->elements);
     }
     return BB_STATUS_OK;
 }
 
 static bb_status run_images(calibration *c, bb_error *err) {
-    bb_quantizer *q = c->q;
+    bb_quantization *q = c->q;
     for (c->first = 0; c->first < q->count; c->first += ROUND) {
         size_t n = q->count - c->first < ROUND ? q->count - c->first : ROUND;
         BB_TRY(load_inputs(c, n, err));
@@ -231,7 +233,7 @@ static bb_status run_images(calibration *c, bb_error *err) {
 }
 
 static bb_status merge_histograms(calibration *c, bb_error *err) {
-    bb_quantizer *q = c->q;
+    bb_quantization *q = c->q;
     for (size_t k = 0; k < q->n_classes; k++) {
         if (!q->classes[k].n)
             continue;
@@ -246,7 +248,7 @@ static bb_status merge_histograms(calibration *c, bb_error *err) {
 }
 
 static void grid_task(void *user, size_t k, size_t worker) {
-    bb_quantizer *q = user;
+    bb_quantization *q = user;
     const bb_value_class *c = &q->classes[k];
     bb_grid grids[BB_QUANTIZE_MAX_PROFILES];
     (void)worker;
@@ -266,7 +268,7 @@ static void grid_task(void *user, size_t k, size_t worker) {
 
 /** Values the executor is to show. */
 static bb_status list_taps(calibration *c, int **tapped, size_t *n, bb_error *err) {
-    bb_quantizer *q = c->q;
+    bb_quantization *q = c->q;
     *n = 0;
     *tapped = bb_arena_array(q->arena, q->graph->n_values, sizeof **tapped);
     c->block_before = bb_arena_array(q->arena, q->graph->n_values, sizeof *c->block_before);
@@ -275,7 +277,7 @@ static bb_status list_taps(calibration *c, int **tapped, size_t *n, bb_error *er
     for (size_t v = 0; v < q->graph->n_values; v++)
         c->block_before[v] = -1;
     for (size_t b = 0; b < q->plan.n; b++)
-        if (q->plan.blocks[b].kind == BB_BLOCK_CONV)
+        if (q->plan.blocks[b].kind == BB_BLOCK_CONV && !c->only_observe)
             c->block_before[q->plan.blocks[b].pre_activation] = (int)b;
     for (size_t v = 0; v < q->graph->n_values; v++)
         if (q->observed[v] || c->block_before[v] >= 0)
@@ -284,11 +286,13 @@ static bb_status list_taps(calibration *c, int **tapped, size_t *n, bb_error *er
 }
 
 static bb_status open_calibration(calibration *c, bb_error *err) {
-    bb_quantizer *q = c->q;
+    bb_quantization *q = c->q;
     int *tapped;
     size_t n_tapped, n_seen = q->threads * q->n_classes;
-    choose_sizes(q);
-    BB_TRY(allocate_targets(q, err));
+    if (!c->only_observe) {
+        choose_sizes(q);
+        BB_TRY(allocate_targets(q, err));
+    }
     BB_TRY(list_taps(c, &tapped, &n_tapped, err));
     c->elements = bb_quantize_elements(q, q->graph->inputs[0]);
     c->inputs = bb_alloc_array(c->elements, ROUND * sizeof(float));
@@ -299,13 +303,32 @@ static bb_status open_calibration(calibration *c, bb_error *err) {
         return bb_fail_memory(err, "calibration images");
     for (size_t i = 0; i < n_seen; i++)
         bb_histogram_init(&c->seen[i]);
-    for (size_t p = 0; p < q->n_profiles; p++)
+    for (size_t p = 0; p < q->n_profiles && !c->only_observe; p++)
         BB_TRY(bb_store_create(q, p, q->graph->inputs[0], err));
-    return bb_runners_create(&c->runners, q->graph, tapped, n_tapped, q->threads, err);
+    return bb_runners_create(&c->runners, c->graph, tapped, n_tapped, q->threads, err);
 }
 
-bb_status bb_quantize_calibrate(bb_quantizer *q, bb_error *err) {
-    calibration c = {.q = q};
+static void close_calibration(calibration *c) {
+    if (c->runners.executors)
+        bb_runners_destroy(&c->runners);
+    bb_free(c->inputs);
+    bb_free(c->seen);
+}
+
+bb_status bb_quantize_observe(bb_quantization *q, const bb_graph *graph, bb_histogram *seen,
+                              bb_error *err) {
+    calibration c = {.q = q, .graph = graph, .only_observe = true};
+    bb_status status = open_calibration(&c, err);
+    if (status == BB_STATUS_OK)
+        status = run_images(&c, err);
+    for (size_t i = 0; status == BB_STATUS_OK && i < q->threads * q->n_classes; i++)
+        bb_histogram_merge(&seen[i % q->n_classes], &c.seen[i]);
+    close_calibration(&c);
+    return status;
+}
+
+bb_status bb_quantize_calibrate(bb_quantization *q, bb_error *err) {
+    calibration c = {.q = q, .graph = q->graph};
     bb_status status = open_calibration(&c, err);
     if (status == BB_STATUS_OK)
         status = run_images(&c, err);
@@ -316,9 +339,6 @@ bb_status bb_quantize_calibrate(bb_quantizer *q, bb_error *err) {
         if (!input_grid_given(q))
             status = store_inputs(&c, err);
     }
-    if (c.runners.executors)
-        bb_runners_destroy(&c.runners);
-    bb_free(c.inputs);
-    bb_free(c.seen);
+    close_calibration(&c);
     return status;
 }

@@ -26,7 +26,7 @@ typedef struct pair {
 } pair;
 
 typedef struct equalizer {
-    bb_quantizer *q;
+    bb_quantization *q;
     pair *pairs;
     size_t n;
 } equalizer;
@@ -40,7 +40,7 @@ static bool is_homogeneous(const bb_activation *act) {
 }
 
 /** The one block that reads the value, as data of a Conv, or -1. */
-static int sole_conv_reader(const bb_quantizer *q, int value) {
+static int sole_conv_reader(const bb_quantization *q, int value) {
     int reader = -1;
     for (size_t i = 0; i < q->graph->n_outputs; i++)
         if (q->graph->outputs[i] == value)
@@ -63,7 +63,7 @@ static bool is_depthwise(const bb_conv_shape *s) {
     return s->groups > 1 && s->depth == 1 && s->rows == s->groups;
 }
 
-static bool find_pair(const bb_quantizer *q, size_t b, pair *p) {
+static bool find_pair(const bb_quantization *q, size_t b, pair *p) {
     const bb_block *block = &q->plan.blocks[b];
     if (block->kind != BB_BLOCK_CONV || block->n_in != 1 || !is_homogeneous(&block->activation) ||
         q->graph->nodes[block->node].op != BB_OP_CONV)
@@ -94,7 +94,7 @@ static int tap_range(void *user, int value, const bb_array *array) {
 }
 
 static bb_status run_images(equalizer *e, bb_executor *executor, float *x, bb_error *err) {
-    bb_quantizer *q = e->q;
+    bb_quantization *q = e->q;
     const bb_value *in = &q->graph->values[q->graph->inputs[0]];
     bb_array input = {.dtype = BB_DTYPE_F32, .rank = in->rank, .data = x};
     memcpy(input.dims, in->dims, sizeof(input.dims));
@@ -109,7 +109,7 @@ static bb_status run_images(equalizer *e, bb_executor *executor, float *x, bb_er
 }
 
 static bb_status measure_ranges(equalizer *e, bb_error *err) {
-    bb_quantizer *q = e->q;
+    bb_quantization *q = e->q;
     bb_runners runners = {0};
     int *tapped = bb_arena_array(q->arena, e->n, sizeof(*tapped));
     float *x = bb_alloc_array(bb_quantize_elements(q, q->graph->inputs[0]), sizeof(*x));
@@ -135,7 +135,7 @@ static bb_status measure_ranges(equalizer *e, bb_error *err) {
  */
 
 /** By what the first layer's channels are divided, at most 1: all ranges become equal. */
-static void choose_factors(const bb_quantizer *q, const pair *p, float *factor) {
+static void choose_factors(const bb_quantization *q, const pair *p, float *factor) {
     size_t n = q->targets[p->first].shape.rows;
     float top = 0.0f;
     for (size_t c = 0; c < n; c++)
@@ -145,7 +145,7 @@ static void choose_factors(const bb_quantizer *q, const pair *p, float *factor) 
 }
 
 /** A bound that a channel reaches must stay where it is, and others must not be met. */
-static void respect_clip(const bb_quantizer *q, const pair *p, float *factor) {
+static void respect_clip(const bb_quantization *q, const pair *p, float *factor) {
     const bb_activation *act = &q->plan.blocks[p->first].activation;
     if (act->kind != BB_ACTIVATION_CLIP || !(act->hi < FLT_MAX))
         return;
@@ -174,7 +174,7 @@ static float *own_constant(bb_graph *graph, int node, int input, bb_error *err) 
     return data;
 }
 
-static bb_status rewrite(bb_quantizer *q, const pair *p, const float *factor, bb_error *err) {
+static bb_status rewrite(bb_quantization *q, const pair *p, const float *factor, bb_error *err) {
     const bb_conv_shape *a = &q->targets[p->first].shape, *b = &q->targets[p->second].shape;
     int first = q->plan.blocks[p->first].node, second = q->plan.blocks[p->second].node;
     float *wa = own_constant(q->graph, first, 1, err);
@@ -196,7 +196,7 @@ static bb_status rewrite(bb_quantizer *q, const pair *p, const float *factor, bb
     return BB_STATUS_OK;
 }
 
-bb_status bb_quantize_equalize(bb_quantizer *q, bool *changed, bb_error *err) {
+bb_status bb_quantize_equalize(bb_quantization *q, bool *changed, bb_error *err) {
     equalizer e = {.q = q, .pairs = bb_arena_array(q->arena, q->plan.n + 1, sizeof(pair))};
     *changed = false;
     if (!e.pairs)

@@ -15,7 +15,7 @@ enum { MAX_SOLVED_DEPTH = 6144 };
 enum { SPREAD_MATCHED_BITS = 2 };
 
 typedef struct layer {
-    bb_quantizer *q;
+    bb_quantization *q;
     size_t block;
     const bb_block *b;
     const bb_target *t;
@@ -51,7 +51,7 @@ static extent extent_of(const bb_value *v) {
 
 /** The block's input of one image, [pixel][channel], in the units its weights are for. */
 static void load_image(const layer *l, size_t image, float *plain, float *pixels_first) {
-    const bb_quantizer *q = l->q;
+    const bb_quantization *q = l->q;
     int value = l->b->in[0];
     extent e = extent_of(&q->graph->values[value]);
     size_t n = e.height * e.width;
@@ -136,19 +136,22 @@ static void gather(layer *l) {
 
 /* ---- weights --------------------------------------------------------------------------------- */
 
-/** Weights for raw pixels: w*scale/std, so that w.((p*scale-mean)/std) = w'.(p - mean/scale). */
-static void weights_for_pixels(layer *l) {
-    const bb_quantize_options *o = l->q->options;
-    for (size_t i = 0; i < l->shape.rows * l->d; i++) {
-        size_t channel = i % l->shape.depth;
-        if (l->shape.groups > 1)
-            channel += i / l->d / l->group_rows * l->shape.depth;
-        l->weights[i] *= o->pixel_scale / o->std[channel % 4];
-    }
+static size_t pixel_channel(const bb_conv_shape *s, size_t row, size_t column) {
+    return row / (s->rows / s->groups) * s->depth + column % s->depth;
+}
+
+void bb_quantize_weights_for_pixels(const bb_quantization *q, size_t block, float *weights) {
+    const bb_quantize_options *o = q->options;
+    const bb_conv_shape *s = &q->targets[block].shape;
+    size_t d = (size_t)s->taps * s->depth;
+    if (!bb_quantize_is_pixels(q, q->plan.blocks[block].in[0]))
+        return;
+    for (size_t i = 0; i < s->rows * d; i++)
+        weights[i] *= o->pixel_scale / o->std[pixel_channel(s, i / d, i % d) % 4];
 }
 
 static bb_status solve(layer *l, bb_error *err) {
-    bb_quantizer *q = l->q;
+    bb_quantization *q = l->q;
     bb_solve_profile profiles[BB_SOLVE_MAX_PROFILES];
     for (size_t p = 0; p < q->n_profiles; p++)
         profiles[p] = (bb_solve_profile){bb_quantize_bits(q, l->block, p).weight,
@@ -208,25 +211,22 @@ static bb_status finish_profile(layer *l, size_t p, bb_error *err) {
     return BB_STATUS_OK;
 }
 
-/** What the folded mean adds at every valid tap, with the weights as they became. */
-static bb_status fold_mean(layer *l, size_t p, bb_error *err) {
-    const bb_quantize_options *o = l->q->options;
-    bb_block_quant *out = &l->q->profiles[p].blocks[l->block];
-    const bb_conv_shape *s = &l->shape;
-    uint32_t shift = most_bits(l) - out->planes;
-    float *tap_bias = bb_arena_array(l->q->arena, (size_t)s->taps * s->rows, sizeof *tap_bias);
+bb_status bb_quantize_fold_mean(bb_quantization *q, size_t block, size_t p, bb_error *err) {
+    const bb_quantize_options *o = q->options;
+    bb_block_quant *out = &q->profiles[p].blocks[block];
+    const bb_conv_shape *s = &q->targets[block].shape;
+    const bb_block_codes *codes = &q->codes[block];
+    size_t d = (size_t)s->taps * s->depth;
+    float *tap_bias = bb_arena_array(q->arena, (size_t)s->taps * s->rows, sizeof *tap_bias);
     if (!tap_bias)
         return bb_fail_memory(err, "tap biases");
     for (size_t t = 0; t < s->taps; t++) {
         for (size_t r = 0; r < s->rows; r++) {
             double sum = 0.0;
-            for (size_t i = 0; i < s->depth; i++) {
-                size_t channel = r / l->group_rows * s->depth + i;
-                int b =
-                    2 * (l->codes[r * l->d + t * s->depth + i] >> shift) - ((1 << out->planes) - 1);
-                sum += (double)b * o->mean[channel % 4] / o->pixel_scale;
-            }
-            tap_bias[t * s->rows + r] = (float)(-(double)l->scale[p][r] * sum);
+            for (size_t i = t * s->depth; i < (t + 1) * s->depth; i++)
+                sum += (double)bb_block_level(codes, out->planes, r * d + i) *
+                       o->mean[pixel_channel(s, r, i) % 4] / o->pixel_scale;
+            tap_bias[t * s->rows + r] = (float)(-(double)out->weight_scale[r] * sum);
         }
     }
     out->tap_bias = tap_bias;
@@ -236,7 +236,7 @@ static bb_status fold_mean(layer *l, size_t p, bb_error *err) {
 /* ---- one layer ------------------------------------------------------------------------------- */
 
 static bb_status open_layer(layer *l, bb_error *err) {
-    bb_quantizer *q = l->q;
+    bb_quantization *q = l->q;
     size_t rows = l->shape.rows, inputs = bb_quantize_elements(q, l->b->in[0]);
     size_t n = CHUNK_ROWS > l->t->samples ? CHUNK_ROWS : l->t->samples;
     size_t weights = rows * l->d;
@@ -260,8 +260,7 @@ static bb_status open_layer(layer *l, bb_error *err) {
     if (!ok)
         return bb_fail_memory(err, "a layer's samples");
     BB_TRY(bb_lower_conv_weights(q->graph, l->b, l->weights, l->bias, err));
-    if (bb_quantize_is_pixels(q, l->b->in[0]))
-        weights_for_pixels(l);
+    bb_quantize_weights_for_pixels(q, l->block, l->weights);
     return bb_subgraph_columns(q, l->b, &l->columns, err);
 }
 
@@ -282,24 +281,24 @@ static void close_layer(layer *l) {
 }
 
 static bb_status quantize(layer *l, bb_error *err) {
-    bb_quantizer *q = l->q;
+    bb_quantization *q = l->q;
     for (l->profile = 0; l->profile < q->n_profiles; l->profile++) {
         BB_TRY(bb_gram_create(&l->grams[l->profile], l->shape.groups, l->d, l->group_rows,
                               l->second, err));
         gather(l);
     }
     BB_TRY(solve(l, err));
+    q->codes[l->block] = (bb_block_codes){l->shape.rows, l->shape.taps, l->shape.depth,
+                                          most_bits(l),  l->codes,      NULL};
     for (size_t p = 0; p < q->n_profiles; p++) {
         BB_TRY(finish_profile(l, p, err));
         if (bb_quantize_is_pixels(q, l->b->in[0]))
-            BB_TRY(fold_mean(l, p, err));
+            BB_TRY(bb_quantize_fold_mean(q, l->block, p, err));
     }
-    q->codes[l->block] =
-        (bb_block_codes){l->shape.rows, l->shape.taps, l->shape.depth, most_bits(l), l->codes};
     return BB_STATUS_OK;
 }
 
-bb_status bb_quantize_layer(bb_quantizer *q, size_t block, bb_error *err) {
+bb_status bb_quantize_layer(bb_quantization *q, size_t block, bb_error *err) {
     layer l = {.q = q,
                .block = block,
                .b = &q->plan.blocks[block],

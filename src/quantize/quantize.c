@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "passes/passes.h"
 #include "quantize/quantizer.h"
+#include "quantize/tune.h"
 #include <cblas.h>
 #include <string.h>
 
@@ -19,7 +20,7 @@ void bb_quantize_options_init(bb_quantize_options *options) {
     };
 }
 
-bb_status bb_quantize_progress(bb_quantizer *q, const char *stage, size_t done, size_t total,
+bb_status bb_quantize_progress(bb_quantization *q, const char *stage, size_t done, size_t total,
                                bb_error *err) {
     const bb_quantize_options *o = q->options;
     if (o->progress && o->progress(o->progress_user, stage, done, total) != 0)
@@ -53,7 +54,7 @@ static bb_status fix_input_dims(bb_graph *graph, bb_error *err) {
     return bb_graph_infer_shapes(graph, dims, in->rank, err);
 }
 
-static bb_status prepare_graph(bb_quantizer *q, const bb_graph *graph, bb_error *err) {
+static bb_status prepare_graph(bb_quantization *q, const bb_graph *graph, bb_error *err) {
     q->graph = bb_graph_clone(graph);
     if (!q->graph)
         return bb_fail_memory(err, "copy of the graph");
@@ -62,9 +63,9 @@ static bb_status prepare_graph(bb_quantizer *q, const bb_graph *graph, bb_error 
     return bb_quantize_assign(q, err);
 }
 
-static bb_status open_quantizer(bb_quantizer *q, const bb_graph *graph,
-                                const bb_quantize_options *options, bb_error *err) {
-    *q = (bb_quantizer){.options = options, .n_profiles = options->n_profiles};
+bb_status bb_quantize_open(bb_quantization *q, const bb_graph *graph,
+                           const bb_quantize_options *options, bb_error *err) {
+    *q = (bb_quantization){.options = options, .n_profiles = options->n_profiles};
     q->threads = options->threads ? options->threads : 1;
     if (q->n_profiles < 1 || q->n_profiles > BB_QUANTIZE_MAX_PROFILES)
         return bb_fail(err, BB_STATUS_INVALID_ARGUMENT, "between 1 and %d profiles are possible",
@@ -76,7 +77,7 @@ static bb_status open_quantizer(bb_quantizer *q, const bb_graph *graph,
     return prepare_graph(q, graph, err);
 }
 
-static void close_quantizer(bb_quantizer *q) {
+void bb_quantize_close(bb_quantization *q) {
     for (size_t v = 0; q->stored && v < q->graph->n_values; v++)
         for (size_t p = 0; p < q->n_profiles; p++)
             bb_store_free(q, p, (int)v);
@@ -89,7 +90,7 @@ static void close_quantizer(bb_quantizer *q) {
 
 /* ---- blocks in order ------------------------------------------------------------------------- */
 
-static void forget_inputs(bb_quantizer *q, size_t b) {
+static void forget_inputs(bb_quantization *q, size_t b) {
     const bb_block *block = &q->plan.blocks[b];
     bb_free(q->targets[b].y);
     q->targets[b].y = NULL;
@@ -98,7 +99,7 @@ static void forget_inputs(bb_quantizer *q, size_t b) {
             bb_store_free(q, p, block->in[i]);
 }
 
-static bb_status quantize_blocks(bb_quantizer *q, bb_error *err) {
+static bb_status quantize_blocks(bb_quantization *q, bb_error *err) {
     for (size_t b = 0; b < q->plan.n; b++) {
         if (q->plan.blocks[b].kind == BB_BLOCK_CONV)
             BB_TRY(bb_quantize_layer(q, b, err));
@@ -110,7 +111,8 @@ static bb_status quantize_blocks(bb_quantizer *q, bb_error *err) {
     return BB_STATUS_OK;
 }
 
-static bb_status run(bb_quantizer *q, bb_model **model, bb_quantize_report *report, bb_error *err) {
+static bb_status run(bb_quantization *q, bb_model **model, bb_quantize_report *report,
+                     bb_error *err) {
     bool changed = false;
     if (q->options->effort != BB_EFFORT_FAST)
         BB_TRY(bb_quantize_equalize(q, &changed, err));
@@ -118,6 +120,8 @@ static bb_status run(bb_quantizer *q, bb_model **model, bb_quantize_report *repo
         BB_TRY(bb_quantize_assign(q, err));
     BB_TRY(bb_quantize_calibrate(q, err));
     BB_TRY(quantize_blocks(q, err));
+    if (q->options->effort == BB_EFFORT_BEST)
+        BB_TRY(bb_quantize_tune(q, err));
     BB_TRY(bb_lower_float(q->graph, &q->plan, q->codes, q->profiles, q->n_profiles, q->options,
                           model, err));
     if (!report)
@@ -133,11 +137,11 @@ static bb_status run(bb_quantizer *q, bb_model **model, bb_quantize_report *repo
 bb_status bb_quantize(const bb_graph *graph, const bb_quantize_options *options,
                       bb_calibration_fn calibration, void *user, size_t count, bb_model **model,
                       bb_quantize_report *report, bb_error *err) {
-    bb_quantizer q;
+    bb_quantization q;
     *model = NULL;
     if (!count)
         return bb_fail(err, BB_STATUS_INVALID_ARGUMENT, "there are no calibration images");
-    bb_status status = open_quantizer(&q, graph, options, err);
+    bb_status status = bb_quantize_open(&q, graph, options, err);
     q.calibration = calibration;
     q.user = user;
     q.count = count;
@@ -147,17 +151,17 @@ bb_status bb_quantize(const bb_graph *graph, const bb_quantize_options *options,
     if (status == BB_STATUS_OK)
         status = run(&q, model, report, err);
     openblas_set_num_threads(blas_threads);
-    close_quantizer(&q);
+    bb_quantize_close(&q);
     return status;
 }
 
 bb_status bb_quantize_plan(const bb_graph *graph, const bb_quantize_options *options,
                            bb_quantize_report *report, bb_error *err) {
-    bb_quantizer q;
-    bb_status status = open_quantizer(&q, graph, options, err);
+    bb_quantization q;
+    bb_status status = bb_quantize_open(&q, graph, options, err);
     if (status == BB_STATUS_OK)
         status = bb_quantize_fill_report(&q, report, err);
-    close_quantizer(&q);
+    bb_quantize_close(&q);
     return status;
 }
 

@@ -41,7 +41,7 @@ typedef struct bb_stored {
     float *real;               /**< where the value is float */
 } bb_stored;
 
-typedef struct bb_quantizer {
+typedef struct bb_quantization {
     const bb_quantize_options *options;
     bb_graph *graph; /**< prepared private copy */
     bb_block_plan plan;
@@ -67,63 +67,84 @@ typedef struct bb_quantizer {
     bb_profile_quant *profiles; /**< [n_profiles] */
     bb_stored *stored;          /**< [n_profiles][n_values] */
     float *sqnr;                /**< [plan.n], first profile */
+    float *rms;                 /**< [plan.n]: of the float results before the activation */
     size_t steps, steps_done;   /**< for progress */
-} bb_quantizer;
+} bb_quantization;
+
+/* ---- quantize.c: begin and end ------------------------------------------------------------------
+ */
+
+/** Prepares a private copy of the graph and decides all that needs no data. Close it in any case.
+ */
+bb_status bb_quantize_open(bb_quantization *q, const bb_graph *graph,
+                           const bb_quantize_options *options, bb_error *err);
+void bb_quantize_close(bb_quantization *q);
 
 /* ---- assign.c: decisions that need no data ------------------------------------------------------
  */
 
-bb_status bb_quantize_assign(bb_quantizer *q, bb_error *err);
-static inline bb_bits bb_quantize_bits(const bb_quantizer *q, size_t block, size_t profile) {
+bb_status bb_quantize_assign(bb_quantization *q, bb_error *err);
+static inline bb_bits bb_quantize_bits(const bb_quantization *q, size_t block, size_t profile) {
     return q->bits[block * q->n_profiles + profile];
 }
 /** Elements of a value for one image. */
-size_t bb_quantize_elements(const bb_quantizer *q, int value);
+size_t bb_quantize_elements(const bb_quantization *q, int value);
 /** True for the input of raw pixels, whose mean and std go into the first layer. */
-bool bb_quantize_is_pixels(const bb_quantizer *q, int value);
+bool bb_quantize_is_pixels(const bb_quantization *q, int value);
 
 /* ---- equalize.c: the same network with channels of more equal range -------------------------- */
 
 /** Rewrites weights of pairs of layers. `changed`: values were added, so assign anew. */
-bb_status bb_quantize_equalize(bb_quantizer *q, bool *changed, bb_error *err);
+bb_status bb_quantize_equalize(bb_quantization *q, bool *changed, bb_error *err);
 
 /* ---- calibrate.c: the float pass ------------------------------------------------------------- */
 
 /** Fills histograms, grids, targets, and the stored codes of the graph's input. */
-bb_status bb_quantize_calibrate(bb_quantizer *q, bb_error *err);
+bb_status bb_quantize_calibrate(bb_quantization *q, bb_error *err);
+/** Adds to seen[n_classes] what the calibration images show when they run through `graph`, which
+ *  computes q->graph's values under the same numbers. */
+bb_status bb_quantize_observe(bb_quantization *q, const bb_graph *graph, bb_histogram *seen,
+                              bb_error *err);
 /** Output position of sample k of an image in a block; seeded, spread over the image. */
-size_t bb_quantize_position(const bb_quantizer *q, size_t block, size_t image, size_t k);
+size_t bb_quantize_position(const bb_quantization *q, size_t block, size_t image, size_t k);
 
 /* ---- store.c: activations of the simulated network ------------------------------------------- */
 
-static inline bb_stored *bb_quantize_stored(const bb_quantizer *q, size_t profile, int value) {
+static inline bb_stored *bb_quantize_stored(const bb_quantization *q, size_t profile, int value) {
     return &q->stored[profile * q->graph->n_values + (size_t)value];
 }
-bb_status bb_store_create(bb_quantizer *q, size_t profile, int value, bb_error *err);
-void bb_store_free(bb_quantizer *q, size_t profile, int value);
+bb_status bb_store_create(bb_quantization *q, size_t profile, int value, bb_error *err);
+void bb_store_free(bb_quantization *q, size_t profile, int value);
 /** Real values of one image, as float layers take them: normalised where the value is pixels. */
-void bb_store_read(const bb_quantizer *q, size_t profile, int value, int grid, size_t image,
+void bb_store_read(const bb_quantization *q, size_t profile, int value, int grid, size_t image,
                    float *x);
 /** Rounds one image to all grids of the value, or keeps it where it is float. */
-void bb_store_write(const bb_quantizer *q, size_t profile, int value, size_t image, const float *x);
+void bb_store_write(const bb_quantization *q, size_t profile, int value, size_t image,
+                    const float *x);
 /** Codes of one grid as floats, and back. */
-void bb_store_read_codes(const bb_quantizer *q, size_t profile, int value, int grid, size_t image,
-                         float *u);
-void bb_store_write_codes(const bb_quantizer *q, size_t profile, int value, int grid, size_t image,
-                          const float *u);
+void bb_store_read_codes(const bb_quantization *q, size_t profile, int value, int grid,
+                         size_t image, float *u);
+void bb_store_write_codes(const bb_quantization *q, size_t profile, int value, int grid,
+                          size_t image, const float *u);
 
 /* ---- subgraph.c: one block as a graph of its own --------------------------------------------- */
 
 /** The block's nodes with its inputs (n_in of them) as graph inputs. */
-bb_status bb_subgraph_of_block(const bb_quantizer *q, const bb_block *block, bb_graph **graph,
+bb_status bb_subgraph_of_block(const bb_quantization *q, const bb_block *block, bb_graph **graph,
                                bb_error *err);
 /** The block's Conv or Gemm alone, without bias, with other weights (in model order; copied). */
-bb_status bb_subgraph_of_conv(const bb_quantizer *q, size_t block, const float *weights,
+bb_status bb_subgraph_of_conv(const bb_quantization *q, size_t block, const float *weights,
                               bb_graph **graph, bb_error *err);
 /** columns[j] = position, in the data a Gemm reads, of column j in model order; NULL where both
  *  orders are the same. Release with bb_free. */
-bb_status bb_subgraph_columns(const bb_quantizer *q, const bb_block *block, uint32_t **columns,
+bb_status bb_subgraph_columns(const bb_quantization *q, const bb_block *block, uint32_t **columns,
                               bb_error *err);
+
+/** Weights of a CONV block from model order to that of the graph's operator, and back. */
+bb_status bb_subgraph_to_operator(const bb_quantization *q, size_t block, const float *from,
+                                  float *to, bb_error *err);
+bb_status bb_subgraph_to_model(const bb_quantization *q, size_t block, const float *from, float *to,
+                               bb_error *err);
 
 /** One executor per worker for the same graph. */
 typedef struct bb_runners {
@@ -137,16 +158,26 @@ void bb_runners_destroy(bb_runners *runners);
 /* ---- layer.c, simulate.c: one block ---------------------------------------------------------- */
 
 /** Solves a CONV block in all profiles. */
-bb_status bb_quantize_layer(bb_quantizer *q, size_t block, bb_error *err);
+bb_status bb_quantize_layer(bb_quantization *q, size_t block, bb_error *err);
+/** Weights of a block that reads raw pixels: w*scale/std, so that w.((p*scale-mean)/std) =
+ *  w'.(p - mean/scale). Nothing to do for other blocks. */
+void bb_quantize_weights_for_pixels(const bb_quantization *q, size_t block, float *weights);
+/** tap_bias of such a block from its codes and scales. */
+bb_status bb_quantize_fold_mean(bb_quantization *q, size_t block, size_t profile, bb_error *err);
 /** Computes a block's stored output from its stored inputs in one profile. */
-bb_status bb_quantize_simulate(bb_quantizer *q, size_t block, size_t profile, bb_error *err);
+bb_status bb_quantize_simulate(bb_quantization *q, size_t block, size_t profile, bb_error *err);
+
+/** weights[row][tap][depth] = scale * level of a solved block, in the units of the float network's
+ *  input; bb_free. NULL when out of memory. */
+float *bb_quantize_real_weights(const bb_quantization *q, size_t block, size_t profile);
 
 /* ---- report.c -------------------------------------------------------------------------------- */
 
-bb_status bb_quantize_fill_report(const bb_quantizer *q, bb_quantize_report *report, bb_error *err);
+bb_status bb_quantize_fill_report(const bb_quantization *q, bb_quantize_report *report,
+                                  bb_error *err);
 
 /** Tells the caller how far the work is; CANCELLED where it wants no more. */
-bb_status bb_quantize_progress(bb_quantizer *q, const char *stage, size_t done, size_t total,
+bb_status bb_quantize_progress(bb_quantization *q, const char *stage, size_t done, size_t total,
                                bb_error *err);
 
 #endif

@@ -7,7 +7,7 @@
 /* Requantizer constants of one output channel of one copy: mult, add, shift. */
 enum { CHANNEL_BYTES = 13, NODE_BYTES = 256 };
 
-static const char *kind_name(const bb_quantizer *q, size_t b) {
+static const char *kind_name(const bb_quantization *q, size_t b) {
     const bb_block *block = &q->plan.blocks[b];
     const bb_conv_shape *s = &q->targets[b].shape;
     switch (block->kind) {
@@ -41,7 +41,7 @@ static const char *kind_name(const bb_quantizer *q, size_t b) {
 }
 
 /** Weight elements and multiply-accumulates of a node that stays float. */
-static void float_costs(const bb_quantizer *q, const bb_block *block, bb_quantize_row *row) {
+static void float_costs(const bb_quantization *q, const bb_block *block, bb_quantize_row *row) {
     const bb_node *node = &q->graph->nodes[block->node];
     const bb_value *w = bb_node_input(q->graph, node, 1);
     size_t n;
@@ -54,7 +54,7 @@ static void float_costs(const bb_quantizer *q, const bb_block *block, bb_quantiz
     row->macs = n * (rows ? out / rows : 0);
 }
 
-static void conv_costs(const bb_quantizer *q, size_t b, bb_quantize_row *row) {
+static void conv_costs(const bb_quantization *q, size_t b, bb_quantize_row *row) {
     const bb_conv_shape *s = &q->targets[b].shape;
     const bb_block *block = &q->plan.blocks[b];
     uint64_t d = (uint64_t)s->taps * s->depth, most = 0, copies = 0;
@@ -70,7 +70,7 @@ static void conv_costs(const bb_quantizer *q, size_t b, bb_quantize_row *row) {
     row->bytes = (d + 63) / 64 * 8 * s->rows * most + copies * CHANNEL_BYTES * s->rows;
 }
 
-static void fill_row(const bb_quantizer *q, size_t b, bb_quantize_row *row) {
+static void fill_row(const bb_quantization *q, size_t b, bb_quantize_row *row) {
     const bb_block *block = &q->plan.blocks[b];
     row->layer = q->graph->nodes[block->node].name;
     row->kind = kind_name(q, b);
@@ -91,7 +91,7 @@ static bool own_strings(bb_arena *arena, bb_quantize_row *row) {
     return ok;
 }
 
-bb_status bb_quantize_fill_report(const bb_quantizer *q, bb_quantize_report *report,
+bb_status bb_quantize_fill_report(const bb_quantization *q, bb_quantize_report *report,
                                   bb_error *err) {
     bb_arena *arena = bb_arena_create();
     bb_quantize_row *rows = arena ? bb_arena_array(arena, q->plan.n + 1, sizeof *rows) : NULL;

@@ -5,7 +5,7 @@
 #include <string.h>
 
 typedef struct simulation {
-    bb_quantizer *q;
+    bb_quantization *q;
     size_t block, profile;
     const bb_block *b;
     bb_graph *graph; /* of this block */
@@ -161,17 +161,15 @@ static bb_status run_images(simulation *s, bb_error *err) {
 
 /* ---- one block ------------------------------------------------------------------------------- */
 
-/** weights[row][tap][depth] = scale * level, in the units of the float network's input. */
-static float *real_weights(const simulation *s) {
-    const bb_quantizer *q = s->q;
-    const bb_block_codes *c = &q->codes[s->block];
-    const bb_block_quant *quant = &q->profiles[s->profile].blocks[s->block];
-    const bb_conv_shape *shape = &q->targets[s->block].shape;
+float *bb_quantize_real_weights(const bb_quantization *q, size_t block, size_t profile) {
+    const bb_block_codes *c = &q->codes[block];
+    const bb_block_quant *quant = &q->profiles[profile].blocks[block];
+    const bb_conv_shape *shape = &q->targets[block].shape;
     size_t d = (size_t)c->taps * c->depth;
     float *w = bb_alloc_array(c->rows * d, sizeof *w);
-    bool raw = bb_quantize_is_pixels(q, s->b->in[0]);
+    bool raw = bb_quantize_is_pixels(q, q->plan.blocks[block].in[0]);
     for (size_t i = 0; w && i < c->rows * d; i++) {
-        int level = 2 * (c->codes[i] >> (c->planes - quant->planes)) - ((1 << quant->planes) - 1);
+        int32_t level = bb_block_level(c, quant->planes, i);
         size_t row = i / d, channel = i % c->depth;
         channel += row / (shape->rows / shape->groups) * c->depth;
         float unit = raw ? q->options->std[channel % 4] / q->options->pixel_scale : 1.0f;
@@ -183,7 +181,7 @@ static float *real_weights(const simulation *s) {
 static bb_status make_graph(simulation *s, bb_error *err) {
     if (s->b->kind != BB_BLOCK_CONV)
         return bb_subgraph_of_block(s->q, s->b, &s->graph, err);
-    float *weights = real_weights(s);
+    float *weights = bb_quantize_real_weights(s->q, s->block, s->profile);
     if (!weights)
         return bb_fail_memory(err, "weights");
     bb_status status = bb_subgraph_of_conv(s->q, s->block, weights, &s->graph, err);
@@ -192,7 +190,7 @@ static bb_status make_graph(simulation *s, bb_error *err) {
 }
 
 static bb_status allocate(simulation *s, bb_error *err) {
-    bb_quantizer *q = s->q;
+    bb_quantization *q = s->q;
     size_t out = bb_quantize_elements(q, s->b->output);
     for (int i = 0; i < s->b->n_in; i++)
         s->result += bb_quantize_elements(q, s->b->in[i]);
@@ -235,10 +233,13 @@ static void keep_sqnr(const simulation *s) {
         signal += s->signal[i];
         noise += s->noise[i];
     }
+    const bb_target *t = &s->q->targets[s->block];
+    double n = (double)s->q->images * (double)t->samples * (double)t->shape.rows;
     s->q->sqnr[s->block] = (float)(10.0 * log10((signal + 1e-30) / (noise + 1e-30)));
+    s->q->rms[s->block] = (float)sqrt(signal / n);
 }
 
-bb_status bb_quantize_simulate(bb_quantizer *q, size_t block, size_t profile, bb_error *err) {
+bb_status bb_quantize_simulate(bb_quantization *q, size_t block, size_t profile, bb_error *err) {
     simulation s = {.q = q, .block = block, .profile = profile, .b = &q->plan.blocks[block]};
     if (q->last_reader[s.b->output] >= 0)
         BB_TRY(bb_store_create(q, profile, s.b->output, err));

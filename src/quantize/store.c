@@ -4,7 +4,7 @@
 #include "quantize/quantizer.h"
 #include <string.h>
 
-static const bb_value_quant *quant_of(const bb_quantizer *q, size_t profile, int value) {
+static const bb_value_quant *quant_of(const bb_quantization *q, size_t profile, int value) {
     return &q->profiles[profile].values[value];
 }
 
@@ -12,7 +12,7 @@ static size_t code_bytes(const bb_grid *grid) {
     return grid->bits > 8 ? 2 : 1;
 }
 
-bb_status bb_store_create(bb_quantizer *q, size_t profile, int value, bb_error *err) {
+bb_status bb_store_create(bb_quantization *q, size_t profile, int value, bb_error *err) {
     bb_stored *s = bb_quantize_stored(q, profile, value);
     const bb_value_quant *v = quant_of(q, profile, value);
     size_t n;
@@ -28,7 +28,7 @@ bb_status bb_store_create(bb_quantizer *q, size_t profile, int value, bb_error *
     return bb_fail_memory(err, "activations of the calibration images");
 }
 
-void bb_store_free(bb_quantizer *q, size_t profile, int value) {
+void bb_store_free(bb_quantization *q, size_t profile, int value) {
     bb_stored *s = bb_quantize_stored(q, profile, value);
     for (int g = 0; g < BB_MAX_GRIDS; g++)
         bb_free(s->codes[g]);
@@ -36,8 +36,8 @@ void bb_store_free(bb_quantizer *q, size_t profile, int value) {
     memset(s, 0, sizeof *s);
 }
 
-void bb_store_read_codes(const bb_quantizer *q, size_t profile, int value, int grid, size_t image,
-                         float *u) {
+void bb_store_read_codes(const bb_quantization *q, size_t profile, int value, int grid,
+                         size_t image, float *u) {
     const bb_stored *s = bb_quantize_stored(q, profile, value);
     size_t n = bb_quantize_elements(q, value);
     if (s->real) {
@@ -53,8 +53,8 @@ void bb_store_read_codes(const bb_quantizer *q, size_t profile, int value, int g
     }
 }
 
-void bb_store_write_codes(const bb_quantizer *q, size_t profile, int value, int grid, size_t image,
-                          const float *u) {
+void bb_store_write_codes(const bb_quantization *q, size_t profile, int value, int grid,
+                          size_t image, const float *u) {
     const bb_stored *s = bb_quantize_stored(q, profile, value);
     size_t n = bb_quantize_elements(q, value);
     if (s->real) {
@@ -71,7 +71,7 @@ void bb_store_write_codes(const bb_quantizer *q, size_t profile, int value, int 
 }
 
 /** Pixels to what the float network takes: (u*scale - mean)/std. */
-static void normalise(const bb_quantizer *q, int value, float *x) {
+static void normalise(const bb_quantization *q, int value, float *x) {
     const bb_quantize_options *o = q->options;
     const bb_value *v = &q->graph->values[value];
     size_t pixels = bb_quantize_elements(q, value) / (size_t)v->dims[1];
@@ -80,7 +80,7 @@ static void normalise(const bb_quantizer *q, int value, float *x) {
             *x = (*x * o->pixel_scale - o->mean[c % 4]) / o->std[c % 4];
 }
 
-void bb_store_read(const bb_quantizer *q, size_t profile, int value, int grid, size_t image,
+void bb_store_read(const bb_quantization *q, size_t profile, int value, int grid, size_t image,
                    float *x) {
     bb_store_read_codes(q, profile, value, grid, image, x);
     if (bb_quantize_stored(q, profile, value)->real)
@@ -111,7 +111,7 @@ static void round_to_grid(const bb_grid *g, const float *x, size_t n, void *code
     }
 }
 
-void bb_store_write(const bb_quantizer *q, size_t profile, int value, size_t image,
+void bb_store_write(const bb_quantization *q, size_t profile, int value, size_t image,
                     const float *x) {
     const bb_stored *s = bb_quantize_stored(q, profile, value);
     const bb_value_quant *v = quant_of(q, profile, value);

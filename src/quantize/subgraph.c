@@ -92,7 +92,7 @@ static bool copy_block(bb_graph *to, const bb_graph *from, const bb_block *block
     return set_ends(to, inputs, n, map[block->output]);
 }
 
-bb_status bb_subgraph_of_block(const bb_quantizer *q, const bb_block *block, bb_graph **graph,
+bb_status bb_subgraph_of_block(const bb_quantization *q, const bb_block *block, bb_graph **graph,
                                bb_error *err) {
     const bb_graph *from = q->graph;
     bool *needed = bb_calloc_array(from->n_values + from->n_nodes, sizeof *needed);
@@ -114,20 +114,43 @@ bb_status bb_subgraph_of_block(const bb_quantizer *q, const bb_block *block, bb_
     return status;
 }
 
-/** Weights in the order of the ONNX operator: [row][depth][tap], Gemm's columns as its input. */
-static void to_operator_order(const bb_conv_shape *s, const uint32_t *columns, const float *from,
-                              float *to) {
+/** Position in the order of the ONNX operator, [depth][tap] of a row, of column j in model order;
+ *  Gemm's columns lie as its input. */
+static size_t operator_column(const bb_conv_shape *s, const uint32_t *columns, size_t j) {
+    return columns ? columns[j] : j % s->depth * s->taps + j / s->depth;
+}
+
+static bb_status reorder(const bb_quantization *q, size_t block, bool to_model, const float *from,
+                         float *to, bb_error *err) {
+    const bb_conv_shape *s = &q->targets[block].shape;
+    uint32_t *columns = NULL;
     size_t d = (size_t)s->taps * s->depth;
-    for (size_t r = 0; r < s->rows; r++) {
-        const float *w = from + r * d;
-        float *o = to + r * d;
-        for (size_t j = 0; j < d; j++)
-            o[columns ? columns[j] : j % s->depth * s->taps + j / s->depth] = w[j];
-    }
+    if (q->graph->nodes[q->plan.blocks[block].node].op != BB_OP_CONV)
+        BB_TRY(bb_subgraph_columns(q, &q->plan.blocks[block], &columns, err));
+    for (size_t r = 0; r < s->rows; r++)
+        for (size_t j = 0; j < d; j++) {
+            size_t o = r * d + operator_column(s, columns, j);
+            if (to_model)
+                to[r * d + j] = from[o];
+            else
+                to[o] = from[r * d + j];
+        }
+    bb_free(columns);
+    return BB_STATUS_OK;
+}
+
+bb_status bb_subgraph_to_operator(const bb_quantization *q, size_t block, const float *from,
+                                  float *to, bb_error *err) {
+    return reorder(q, block, false, from, to, err);
+}
+
+bb_status bb_subgraph_to_model(const bb_quantization *q, size_t block, const float *from, float *to,
+                               bb_error *err) {
+    return reorder(q, block, true, from, to, err);
 }
 
 /** Weight tensor of the lone node: Conv's own dims, or [rows][columns] for Gemm with transB. */
-static int add_weights(const bb_quantizer *q, size_t block, const float *weights, bb_graph *to,
+static int add_weights(const bb_quantization *q, size_t block, const float *weights, bb_graph *to,
                        bb_error *err) {
     const bb_block *b = &q->plan.blocks[block];
     const bb_node *node = &q->graph->nodes[b->node];
@@ -139,18 +162,14 @@ static int add_weights(const bb_quantizer *q, size_t block, const float *weights
         rank = w->rank;
         memcpy(dims, w->dims, sizeof dims);
     }
-    uint32_t *columns = NULL;
     void *data;
-    if (node->op != BB_OP_CONV && bb_subgraph_columns(q, b, &columns, err) != BB_STATUS_OK)
-        return -1;
     int index = bb_graph_add_constant(to, "weights", BB_DTYPE_F32, rank, dims, &data);
-    if (index >= 0)
-        to_operator_order(s, columns, weights, data);
-    bb_free(columns);
-    return index;
+    return index >= 0 && bb_subgraph_to_operator(q, block, weights, data, err) == BB_STATUS_OK
+               ? index
+               : -1;
 }
 
-bb_status bb_subgraph_of_conv(const bb_quantizer *q, size_t block, const float *weights,
+bb_status bb_subgraph_of_conv(const bb_quantization *q, size_t block, const float *weights,
                               bb_graph **graph, bb_error *err) {
     const bb_block *b = &q->plan.blocks[block];
     const bb_node *node = &q->graph->nodes[b->node];
@@ -183,7 +202,7 @@ bb_status bb_subgraph_of_conv(const bb_quantizer *q, size_t block, const float *
 }
 
 /** The image that a Gemm reads flattened in NCHW order, or NULL. */
-static const bb_value *flattened_image(const bb_quantizer *q, int value) {
+static const bb_value *flattened_image(const bb_quantization *q, int value) {
     int made_by = q->block_of[value];
     if (made_by < 0 || q->plan.blocks[made_by].kind != BB_BLOCK_RESHAPE)
         return NULL;
@@ -198,7 +217,7 @@ static const bb_value *flattened_image(const bb_quantizer *q, int value) {
     return image->rank == 4 ? image : NULL;
 }
 
-bb_status bb_subgraph_columns(const bb_quantizer *q, const bb_block *block, uint32_t **columns,
+bb_status bb_subgraph_columns(const bb_quantization *q, const bb_block *block, uint32_t **columns,
                               bb_error *err) {
     *columns = NULL;
     const bb_value *image = flattened_image(q, block->in[0]);

@@ -1,0 +1,309 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "quantize/tune.h"
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+static const float SMALLEST_STEP = 1e-8f;
+/* Spans of one kernel each cost as much as larger ones and learn less from each other. */
+static const double NARROW = 2.0;
+/* Memory for the calibration images. */
+static const size_t IMAGE_BYTES = (size_t)1024 << 20;
+
+/* ---- spans --------------------------------------------------------------------------------------
+ */
+
+static bool is_output(const bb_quantization *q, int value) {
+    for (size_t i = 0; i < q->graph->n_outputs; i++)
+        if (q->graph->outputs[i] == value)
+            return true;
+    return false;
+}
+
+/** last[v]: last block of the plan that reads v; n for outputs, -1 for none. */
+static void find_last_readers(const bb_quantization *q, int *last) {
+    for (size_t v = 0; v < q->graph->n_values; v++)
+        last[v] = is_output(q, (int)v) ? (int)q->plan.n : -1;
+    for (size_t b = 0; b < q->plan.n; b++)
+        for (int i = 0; i < q->plan.blocks[b].n_in; i++)
+            if (last[q->plan.blocks[b].in[i]] < (int)b)
+                last[q->plan.blocks[b].in[i]] = (int)b;
+}
+
+/** The value behind block b when it is the only one that later blocks or the outputs need, or -1.
+ */
+static int cut_behind(const bb_quantization *q, const int *last, size_t b) {
+    int found = -1;
+    for (size_t i = 0; i < q->graph->n_inputs; i++)
+        if (last[q->graph->inputs[i]] > (int)b)
+            return -1;
+    for (size_t k = 0; k <= b; k++) {
+        int v = q->plan.blocks[k].output;
+        if (last[v] <= (int)b)
+            continue;
+        if (found >= 0)
+            return -1;
+        found = v;
+    }
+    return found >= 0 && is_output(q, found) ? -1 : found;
+}
+
+static size_t find_cuts(const bb_quantization *q, const int *last, bb_span *cuts) {
+    size_t n = 0;
+    for (size_t b = 0; b + 1 < q->plan.n; b++) {
+        int v = cut_behind(q, last, b);
+        if (v >= 0)
+            cuts[n++] = (bb_span){.end = b + 1, .out = v};
+    }
+    return n;
+}
+
+/** Cuts at tensors much larger than one of the next two are dropped: an expansion belongs to the
+ *  projection that follows, a convolution to its pool. */
+static size_t drop_wide_cuts(const bb_quantization *q, bb_span *cuts, size_t n) {
+    size_t kept = 0;
+    for (size_t i = 0; i < n; i++) {
+        double size = (double)bb_quantize_elements(q, cuts[i].out);
+        bool wide = false;
+        for (size_t j = i + 1; j < n && j <= i + 2; j++)
+            wide |= size > NARROW * (double)bb_quantize_elements(q, cuts[j].out);
+        if (!wide)
+            cuts[kept++] = cuts[i];
+    }
+    return kept;
+}
+
+bb_status bb_tune_spans(bb_quantization *q, bb_span **spans, size_t *n, bb_error *err) {
+    int *last = bb_arena_array(q->arena, q->graph->n_values, sizeof *last);
+    bb_span *cuts = bb_arena_array(q->arena, q->plan.n + 1, sizeof *cuts);
+    if (!last || !cuts)
+        return bb_fail_memory(err, "spans");
+    find_last_readers(q, last);
+    *n = drop_wide_cuts(q, cuts, find_cuts(q, last, cuts));
+    cuts[*n] = (bb_span){.end = q->plan.n, .out = -1};
+    for (size_t i = 0; i <= *n; i++) {
+        cuts[i].first = i ? cuts[i - 1].end : 0;
+        cuts[i].in = i ? cuts[i - 1].out : q->graph->inputs[0];
+    }
+    (*n)++;
+    *spans = cuts;
+    return BB_STATUS_OK;
+}
+
+/* ---- the span's graph ---------------------------------------------------------------------------
+ */
+
+/** `from` cut to the span; values keep their numbers. */
+static bb_status cut_graph(const bb_graph *from, const bb_span *span, bb_graph **graph,
+                           bb_error *err) {
+    bb_graph *g = *graph = bb_graph_clone(from);
+    int *ends = g ? bb_arena_array(g->arena, 2, sizeof *ends) : NULL;
+    if (!ends)
+        return bb_fail_memory(err, "part of the network");
+    int producer = g->values[span->in].producer;
+    for (int k = 0; producer >= 0 && k < g->nodes[producer].n_out; k++)
+        if (g->nodes[producer].out[k] == span->in)
+            g->nodes[producer].out[k] = -1;
+    ends[0] = span->in;
+    g->inputs = ends;
+    g->n_inputs = 1;
+    if (span->out >= 0) {
+        ends[1] = span->out;
+        g->outputs = ends + 1;
+        g->n_outputs = 1;
+    }
+    return bb_graph_link(g, err);
+}
+
+int bb_tuning_score(const bb_graph *graph, int output) {
+    int producer = graph->values[output].producer;
+    const bb_node *node = producer < 0 ? NULL : &graph->nodes[producer];
+    return node && (node->op == BB_OP_SOFTMAX || node->op == BB_OP_LOG_SOFTMAX) ? node->in[0]
+                                                                                : output;
+}
+
+/* ---- parameters ---------------------------------------------------------------------------------
+ */
+
+typedef struct parameters {
+    size_t n;
+    int *values;
+    float **masters;
+    bb_parameter *items;
+} parameters;
+
+static float mean_size(const float *x, size_t n) {
+    double sum = 0.0;
+    for (size_t i = 0; i < n; i++)
+        sum += fabs((double)x[i]);
+    return n ? (float)(sum / (double)n) : 0.0f;
+}
+
+static void add_parameter(parameters *p, const bb_student *s, int value, float rate, bool step) {
+    size_t n = 1;
+    for (size_t i = 0; i < p->n; i++)
+        if (p->values[i] == value)
+            return;
+    bb_value_elements(&s->graph->values[value], &n);
+    p->values[p->n] = value;
+    p->masters[p->n] = bb_student_constant(s, value);
+    p->items[p->n++] = (bb_parameter){.value = bb_student_constant(s, value),
+                                      .n = n,
+                                      .rate = rate,
+                                      .min = step ? SMALLEST_STEP : 0.0f,
+                                      .max = step ? FLT_MAX : 0.0f};
+}
+
+/** A step that layers outside of the span read as well must stay. */
+static bool reads_outside(const bb_student *s, const bb_span *span, int step) {
+    for (size_t b = 0; b < s->q->plan.n; b++)
+        if (s->layers[b].input_step == step && (b < span->first || b >= span->end))
+            return true;
+    return false;
+}
+
+static void list_parameters(const bb_student *s, const bb_span *span, const bb_tune_rates *rates,
+                            parameters *p) {
+    for (size_t b = span->first; b < span->end; b++) {
+        const bb_student_layer *layer = &s->layers[b];
+        if (s->q->plan.blocks[b].kind != BB_BLOCK_CONV)
+            continue;
+        if (layer->latent >= 0) {
+            size_t rows = s->q->targets[b].shape.rows;
+            float size = mean_size(bb_student_constant(s, layer->step), rows);
+            add_parameter(p, s, layer->latent, rates->latent * size, false);
+            add_parameter(p, s, layer->step, rates->step * size, true);
+        }
+        add_parameter(p, s, layer->bias, rates->bias * s->q->rms[b], false);
+        if (layer->input_step >= 0 && !reads_outside(s, span, layer->input_step))
+            add_parameter(p, s, layer->input_step,
+                          rates->input_step * fabsf(*bb_student_constant(s, layer->input_step)),
+                          true);
+    }
+}
+
+/* ---- programs -----------------------------------------------------------------------------------
+ */
+
+static bb_status create_program(bb_tuning *t, const bb_span *span, const parameters *p, bool train,
+                                bb_error *err) {
+    int64_t dims[BB_MAX_RANK];
+    const int64_t *input_dims[1] = {dims};
+    int *kept = bb_arena_array(t->graph->arena, t->graph->n_outputs, sizeof *kept);
+    if (!kept)
+        return bb_fail_memory(err, "part of the network");
+    for (size_t i = 0; i < t->graph->n_outputs; i++)
+        kept[i] = bb_tuning_score(t->graph, t->graph->outputs[i]);
+    memcpy(dims, t->graph->values[span->in].dims, sizeof dims);
+    dims[0] = (int64_t)t->batch;
+    bb_gradient_options options = {.threads = t->student->q->threads,
+                                   .parameters = p->values,
+                                   .n_parameters = train ? p->n : 0,
+                                   .masters = p->masters,
+                                   .kept = kept,
+                                   .n_kept = t->graph->n_outputs,
+                                   .forward_only = !train};
+    return bb_gradient_create(t->graph, input_dims, &options, &t->program, err);
+}
+
+static bb_status create_optimizer(bb_tuning *t, parameters *p, bb_error *err) {
+    bb_optimizer_options options;
+    bb_optimizer_options_init(&options);
+    options.kind = BB_OPTIMIZER_ADAM;
+    for (size_t i = 0; i < p->n; i++)
+        p->items[i].gradient = bb_gradient_of(t->program, i);
+    return bb_optimizer_create(&options, p->items, p->n, &t->optimizer, err);
+}
+
+static bb_status open_programs(bb_tuning *t, const bb_span *span, const bb_tune_rates *rates,
+                               parameters *p, bb_error *err) {
+    if (rates)
+        list_parameters(t->student, span, rates, p);
+    BB_TRY(create_program(t, span, p, rates != NULL, err));
+    return rates ? create_optimizer(t, p, err) : BB_STATUS_OK;
+}
+
+bb_status bb_tuning_open(bb_student *s, bool student, const bb_span *span, size_t batch,
+                         const bb_tune_rates *rates, bb_tuning *t, bb_error *err) {
+    size_t most = 4 * s->q->plan.n + 4;
+    parameters p = {.values = bb_alloc_array(most, sizeof *p.values),
+                    .masters = bb_alloc_array(most, sizeof *p.masters),
+                    .items = bb_alloc_array(most, sizeof *p.items)};
+    *t = (bb_tuning){.student = s, .batch = batch};
+    bb_status status = p.values && p.masters && p.items
+                           ? cut_graph(student ? s->graph : s->q->graph, span, &t->graph, err)
+                           : bb_fail_memory(err, "parameters");
+    if (status == BB_STATUS_OK)
+        status = open_programs(t, span, rates, &p, err);
+    bb_free(p.values);
+    bb_free(p.masters);
+    bb_free(p.items);
+    if (status != BB_STATUS_OK)
+        bb_tuning_close(t);
+    return status;
+}
+
+void bb_tuning_close(bb_tuning *t) {
+    bb_optimizer_destroy(t->optimizer);
+    bb_gradient_destroy(t->program);
+    bb_graph_destroy(t->graph);
+    *t = (bb_tuning){0};
+}
+
+bb_status bb_tuning_forward(bb_tuning *t, const float *x, bb_error *err) {
+    const bb_value *in = &t->graph->values[t->graph->inputs[0]];
+    bb_array input = {.dtype = BB_DTYPE_F32, .rank = in->rank, .data = (void *)(uintptr_t)x};
+    memcpy(input.dims, in->dims, sizeof input.dims);
+    input.dims[0] = (int64_t)t->batch;
+    return bb_gradient_forward(t->program, &input, err);
+}
+
+float bb_tuning_schedule(size_t i, size_t n) {
+    return (float)(0.5 * (1.0 + cos(3.14159265358979 * (double)i / (double)n)));
+}
+
+/* ---- all of it ----------------------------------------------------------------------------------
+ */
+
+/** Layers of few bits are what training helps. */
+static bool worth_tuning(const bb_quantization *q) {
+    for (size_t b = 0; b < q->plan.n; b++) {
+        bb_bits bits = bb_quantize_bits(q, b, 0);
+        if (q->plan.blocks[b].kind == BB_BLOCK_CONV && (bits.weight < 8 || bits.activation < 8))
+            return true;
+    }
+    return false;
+}
+
+static bb_status load_images(bb_quantization *q, float **images, bb_error *err) {
+    size_t n = bb_quantize_elements(q, q->graph->inputs[0]);
+    size_t most = IMAGE_BYTES / (n * sizeof **images + 1);
+    q->images = q->count < most ? q->count : most ? most : 1;
+    *images = bb_alloc_array(q->images, n * sizeof **images);
+    if (!*images)
+        return bb_fail_memory(err, "calibration images");
+    for (size_t i = 0; i < q->images; i++)
+        if (q->calibration(q->user, i, *images + i * n) != 0)
+            return bb_fail(err, BB_STATUS_CANCELLED, "calibration stopped at image %zu", i);
+    return BB_STATUS_OK;
+}
+
+static bb_status tune(bb_student *s, float **images, bb_error *err) {
+    BB_TRY(load_images(s->q, images, err));
+    BB_TRY(bb_reconstruct(s, *images, err));
+    BB_TRY(bb_distill(s, *images, err));
+    return bb_student_take(s, err);
+}
+
+bb_status bb_quantize_tune(bb_quantization *q, bb_error *err) {
+    bb_student student;
+    float *images = NULL;
+    /* Profiles share weight codes: what suits one would break the others. */
+    if (q->n_profiles != 1 || q->plan.n == 0 || !worth_tuning(q))
+        return BB_STATUS_OK;
+    BB_TRY(bb_student_create(q, 0, &student, err));
+    bb_status status = tune(&student, &images, err);
+    bb_free(images);
+    bb_student_destroy(&student);
+    return status;
+}

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** @file tune.h  Parts of a student in training, and the stages of `--effort best` made of them. */
+#ifndef BB_QUANTIZE_TUNE_H
+#define BB_QUANTIZE_TUNE_H
+
+#include "nn/gradient.h"
+#include "nn/optimizer.h"
+#include "quantize/student.h"
+
+/** Blocks first..end-1 of the plan, which read nothing that changes but `in`. */
+typedef struct bb_span {
+    size_t first, end;
+    int in, out; /**< values; out -1: all outputs of the graph */
+} bb_span;
+
+/** A span as a program for batches of images; the student's constants are its parameters. */
+typedef struct bb_tuning {
+    bb_student *student;
+    bb_graph *graph;
+    bb_gradient *program;
+    bb_optimizer *optimizer; /**< NULL: forward only */
+    size_t batch;
+} bb_tuning;
+
+/** How far parameters move in one step at full rate, in units of their own size. */
+typedef struct bb_tune_rates {
+    float latent;     /**< of the weight step */
+    float step;       /**< of the weight step */
+    float input_step; /**< of the activation step */
+    float bias;       /**< of the layer's root mean square */
+} bb_tune_rates;
+
+/** `rates` NULL: forward only. The span's graph is cut from the student, or from the float network
+ *  where `student` is false. */
+bb_status bb_tuning_open(bb_student *s, bool student, const bb_span *span, size_t batch,
+                         const bb_tune_rates *rates, bb_tuning *t, bb_error *err);
+void bb_tuning_close(bb_tuning *t);
+/** Runs the batch at x, [batch][elements of the input]. */
+bb_status bb_tuning_forward(bb_tuning *t, const float *x, bb_error *err);
+/** The value that losses of an output look at: what goes into a final Softmax, else the output. */
+int bb_tuning_score(const bb_graph *graph, int output);
+/** Falls from 1 to 0 over n iterations. */
+float bb_tuning_schedule(size_t i, size_t n);
+
+/** Spans between values that alone carry everything on, in order; *n of them, in q's arena. */
+bb_status bb_tune_spans(bb_quantization *q, bb_span **spans, size_t *n, bb_error *err);
+
+/** Span by span: outputs like those of the float network, on inputs that the quantized spans before
+ *  make. */
+bb_status bb_reconstruct(bb_student *s, const float *images, bb_error *err);
+/** The whole network: outputs like those of the float network. */
+bb_status bb_distill(bb_student *s, const float *images, bb_error *err);
+
+/** Both, on the first profile; the results replace what the solver found. */
+bb_status bb_quantize_tune(bb_quantization *q, bb_error *err);
+
+#endif
