@@ -10,7 +10,7 @@ enum {
     MEMORY = 1 << 18,  /**< bytes of products that a strip should not exceed */
     CHUNK_PIXELS = 28, /**< of one row, handed to the epilogue together */
     L2_WEIGHTS = 1 << 20,
-    L3_BYTES = 12,    /**< per cycle, beside the products */
+    L3_BYTES = 32,    /**< per cycle, beside the products */
     DEPTH_MAX = 32768 /**< see supports: sums of a point stay below 2^15 * 255 * 128 < 2^31 */
 };
 
@@ -427,6 +427,8 @@ static void multiply_block(const walk *w, int32_t tiles, const uint8_t *block) {
             const bb_minimal_product job = {
                 .codes = w->codes + (size_t)p * w->codes_bytes + (size_t)first * route->code_stride,
                 .weights = block + (size_t)p * route->point_bytes,
+                .next = block + (size_t)(p + 1) * route->point_bytes +
+                        route->point_bytes / (size_t)calls * (size_t)i,
                 .products =
                     w->products + (size_t)first * route->products_stride + (ptrdiff_t)p * 16,
                 .tiles = end - first,

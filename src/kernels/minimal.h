@@ -59,6 +59,7 @@ typedef struct bb_minimal_pass {
 /** The products of one point of `tiles` tiles with one block. */
 typedef struct bb_minimal_product {
     const uint8_t *codes, *weights; /**< weights: bias and bytes of a point of a packed block */
+    const uint8_t *next; /**< this call's share of the weights of the next point, to prefetch */
     int32_t *products;
     int32_t tiles;
 } bb_minimal_product;

@@ -411,6 +411,18 @@ static void emit(const walk *w, int32_t y0, int32_t q, int32_t n, int32_t c0, in
     }
 }
 
+/**
+ * What tile q of a strip should prefetch while it computes from a block on: of the blocks that the
+ * next round over the tiles takes a share of its own, so that all have come by then.
+ */
+static const uint8_t *next_weights(const walk *w, int32_t q, int32_t n_pixels, int32_t block) {
+    const int32_t step = BB_TILE_STRIDE / w->route->block_channels;
+    const size_t bytes = (size_t)step * w->route->block_bytes;
+
+    return w->packed + (size_t)block * w->route->block_bytes + bytes +
+           bytes / (size_t)n_pixels * (size_t)q;
+}
+
 static bb_tile_job tile_job(const walk *w, int32_t q, int32_t n_pixels, int32_t group, int32_t b) {
     const bb_conv_route *route = w->route;
 
@@ -418,6 +430,7 @@ static bb_tile_job tile_job(const walk *w, int32_t q, int32_t n_pixels, int32_t 
         .route = route,
         .ptr = w->ptr + (size_t)q * (size_t)route->segments,
         .weights = w->packed + (size_t)(group * w->blocks + b) * route->block_bytes,
+        .next = next_weights(w, q, n_pixels, group * w->blocks + b),
         .sums = route->wants_sums ? w->window_sums + q : NULL,
         .n_pixels = min32(route->pixels, n_pixels - q),
         .channel = b * route->block_channels,

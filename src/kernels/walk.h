@@ -30,6 +30,7 @@ typedef struct bb_tile_job {
     const bb_conv_route *route;
     const uint8_t *const *ptr; /**< [segments][pixels]; repeats a valid pixel past n_pixels */
     const uint8_t *weights;    /**< the packed block */
+    const uint8_t *next;       /**< packed weights needed later, to prefetch if the kernel can */
     const int32_t *sums;       /**< [pixels] window sums of codes, if the route wants them */
     int32_t n_pixels;          /**< pixels that count */
     int32_t channel;           /**< first channel of the block, within its group */

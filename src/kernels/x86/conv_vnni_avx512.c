@@ -26,6 +26,7 @@ typedef struct loop_args {
     int32_t *acc;              /* 16 */
     int64_t segments;          /* 24 */
     int64_t bytes;             /* 32: of a segment */
+    const uint8_t *next;       /* 40: weights to fetch from far, 64 bytes a step */
 } loop_args;
 
 static bool supports(const bb_conv_desc *desc) {
@@ -53,10 +54,11 @@ static bool supports(const bb_conv_desc *desc) {
 #define LOOP(clear, load, pixels, step_bytes, store)                                               \
     __asm__ volatile(                                                                              \
         "movq (%0), %%rsi\n\tmovq 8(%0), %%rdx\n\tmovq 24(%0), %%rbx\n\tmovq 32(%0), "             \
-        "%%r15\n\t" clear ".p2align 4\n"                                                           \
+        "%%r15\n\tmovq 40(%0), %%r14\n\t" clear ".p2align 4\n"                                     \
         "1:\n\t" BB_ASM_POINTERS "xorl %%eax, %%eax\n\t"                                           \
         ".p2align 4\n"                                                                             \
-        "2:\n\t" load pixels "addq $" step_bytes ", %%rdx\n\t"                                     \
+        "2:\n\t" load pixels "prefetcht1 (%%r14)\n\taddq $64, %%r14\n\taddq $" step_bytes          \
+        ", %%rdx\n\t"                                                                              \
         "addq $4, %%rax\n\t"                                                                       \
         "cmpq %%r15, %%rax\n\t"                                                                    \
         "jl 2b\n\t"                                                                                \
@@ -121,8 +123,8 @@ BB_VNNI static void finish_halved(const bb_tile_job *job) {
 
 static void block_tile(const bb_tile_job *job) {
     const bb_conv_route *route = job->route;
-    const loop_args args = {job->ptr, job->weights, job->acc, route->segments,
-                            4 * (int64_t)route->steps};
+    const loop_args args = {
+        job->ptr, job->weights, job->acc, route->segments, 4 * (int64_t)route->steps, job->next};
 
     if (route->block_channels == 16)
         loop_16(&args);

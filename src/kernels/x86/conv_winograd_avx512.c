@@ -95,6 +95,7 @@ typedef struct loop_args {
     int64_t code_stride;    /* 24 */
     int64_t products_bytes; /* 32: of one tile's products to the next */
     int64_t vector_bytes;   /* 40: of one vector's products to the next */
+    const uint8_t *next;    /* 48: weights to fetch from far, 128 bytes a step */
 } loop_args;
 
 /* Tile t: codes at the t-th of r8-r13, sums in zmm(4t) to zmm(4t+3). */
@@ -118,15 +119,18 @@ typedef struct loop_args {
     "addq %%rbx, %%rcx\n\t"
 
 #define LOOP(start, dot, store)                                                                    \
-    __asm__ volatile("movq (%0), %%r8\n\tmovq 8(%0), %%rdx\n\tmovq 16(%0), %%rcx\n\t"              \
-                     "movq 24(%0), %%r15\n\tmovq 32(%0), %%rbx\n\tmovq 40(%0), %%rsi\n\tleaq "     \
-                     "(%%rsi,%%rsi,2), %%r14\n\t" BIAS start "xorl %%eax, %%eax\n\t"               \
-                     ".p2align 4\n"                                                                \
-                     "1:\n\t" WEIGHTS dot "addq $256, %%rdx\n\taddq $4, %%rax\n\t"                 \
-                     "cmpq %%r15, %%rax\n\tjl 1b\n\t" store "vzeroupper\n\t"                       \
-                     :                                                                             \
-                     : "D"(args)                                                                   \
-                     : BB_ASM_CLOBBERS, BB_ASM_CLOBBERS_512)
+    __asm__ volatile(                                                                              \
+        "movq (%0), %%r8\n\tmovq 8(%0), %%rdx\n\tmovq 16(%0), %%rcx\n\t"                           \
+        "movq 24(%0), %%r15\n\tmovq 32(%0), %%rbx\n\tmovq 48(%0), %%r14\n\t" BIAS start            \
+        "xorl %%eax, %%eax\n\t"                                                                    \
+        ".p2align 4\n"                                                                             \
+        "1:\n\t" WEIGHTS dot "prefetcht1 (%%r14)\n\tprefetcht1 64(%%r14)\n\t"                      \
+        "subq $-128, %%r14\n\taddq $256, %%rdx\n\taddq $4, %%rax\n\t"                              \
+        "cmpq %%r15, %%rax\n\tjl 1b\n\t"                                                           \
+        "movq 40(%0), %%rsi\n\tleaq (%%rsi,%%rsi,2), %%r14\n\t" store "vzeroupper\n\t"             \
+        :                                                                                          \
+        : "D"(args)                                                                                \
+        : BB_ASM_CLOBBERS, BB_ASM_CLOBBERS_512)
 
 #define START2 START("r8", "r9", "4", "5", "6", "7")
 #define START3 START2 START("r9", "r10", "8", "9", "10", "11")
@@ -178,7 +182,8 @@ static void multiply(const bb_minimal_route *route, const bb_minimal_product *jo
                             job->products,
                             (int64_t)route->code_stride,
                             (int64_t)(route->products_stride * sizeof(int32_t)),
-                            (int64_t)route->points * 64};
+                            (int64_t)route->points * 64,
+                            job->next};
 
     loops[job->tiles - 1](&args);
 }
@@ -304,7 +309,7 @@ static const bb_minimal_ops ops = {
 
 BB_MINIMAL_FUNCTIONS(ops)
 
-/** Fitted on Zen 5: transforms, products, stores, finish; weights beyond L2 come from L3. */
+/** Fitted on Zen 5: transforms, products, stores, finish; weights that come from far. */
 static double cost(const bb_conv_desc *desc) {
     const bb_minimal_route route = bb_minimal_route_of(desc, &ops);
     const double tiles = (double)route.tiles_x *
@@ -313,7 +318,7 @@ static double cost(const bb_conv_desc *desc) {
     const double sums = route.halved ? 0.1 * desc->in_channels + 4 : 0;
 
     return tiles * route.points * (route.blocks * (2.1 * route.steps + 14) + 4 * vectors) +
-           sums * desc->in_height * desc->in_width + (packed > (1 << 20) ? packed / 12 : 0);
+           sums * desc->in_height * desc->in_width + packed / 40;
 }
 
 const bb_conv_kernel bb_conv_winograd_avx512 = {.name = "conv_winograd_avx512",
