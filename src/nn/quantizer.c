@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "nn/quantizer.h"
+#include "nn/clones.h"
 #include "nn/quantizer_binary.h"
 #include <float.h>
 #include <math.h>
@@ -18,7 +19,7 @@ static float last_code(const bb_quantizer_args *args) {
     return (float)((1 << args->bits) - 1);
 }
 
-static float clamp(float x, float lo, float hi) {
+static inline float clamp(float x, float lo, float hi) {
     x = x < lo ? lo : x;
     return x > hi ? hi : x;
 }
@@ -59,29 +60,70 @@ static double learned_step_gradient(const bb_quantizer_args *args, double n) {
     return 1.0 / sqrt(n * (double)last_code(args));
 }
 
+/*
+ * Loops below sum LANES columns side by side and add these up in double after every BLOCK elements:
+ * in one order whatever the instruction set, and precise enough for any length.
+ */
+enum { LANES = 16, BLOCK = 4096 };
+
+static double sum_lanes(float *lanes) {
+    double sum = 0.0;
+    for (size_t l = 0; l < LANES; l++) {
+        sum += (double)lanes[l];
+        lanes[l] = 0.0f;
+    }
+    return sum;
+}
+
 /* ---- odd grid ----------------------------------------------------------------------------------
  */
 
-static void odd_forward(const bb_quantizer_args *args, const float *x, float *y, size_t n) {
-    float step = step_of(args), half = 0.5f / step, top = last_code(args);
+BB_CLONES static void odd_values(float step, float top, const float *x, float *y, size_t n) {
+    float half = 0.5f / step;
     for (size_t i = 0; i < n; i++)
         y[i] = step * clamp(2.0f * floorf(x[i] * half) + 1.0f, -top, top);
 }
 
-/** Gradients pass where |v| <= reach; elsewhere the level is what the step scales. */
+static void odd_forward(const bb_quantizer_args *args, const float *x, float *y, size_t n) {
+    odd_values(step_of(args), last_code(args), x, y, n);
+}
+
+/* Gradients pass where |v| <= reach; elsewhere the level is what the step scales. `per` is
+ * 1 / step, or 0 where the levels' borders do not depend on the step (one bit). */
+typedef struct odd_slope {
+    float half, top, edge, per;
+} odd_slope;
+
+static inline float odd_element(const odd_slope *s, float x, float dy, float *dx) {
+    float level = clamp(2.0f * floorf(x * s->half) + 1.0f, -s->top, s->top);
+    bool inside = fabsf(x) <= s->edge;
+    *dx = inside ? dy : 0.0f;
+    return dy * level - *dx * (x * s->per);
+}
+
+BB_CLONES static double odd_slopes(const odd_slope *slope, const float *x, const float *dy,
+                                   float *dx, size_t n) {
+    const odd_slope s = *slope;
+    float lanes[LANES] = {0};
+    double sum = 0.0;
+    size_t i = 0;
+    while (i + LANES <= n) {
+        size_t end = n - i > BLOCK ? i + BLOCK : n;
+        for (; i + LANES <= end; i += LANES)
+            for (size_t l = 0; l < LANES; l++)
+                lanes[l] += odd_element(&s, x[i + l], dy[i + l], &dx[i + l]);
+        sum += sum_lanes(lanes);
+    }
+    for (; i < n; i++)
+        sum += (double)odd_element(&s, x[i], dy[i], &dx[i]);
+    return sum;
+}
+
 static double odd_gradient(const bb_quantizer_args *args, float reach, const float *x,
                            const float *dy, float *dx, size_t n) {
-    float step = step_of(args), half = 0.5f / step, top = last_code(args), edge = reach * step;
-    double sum = 0.0;
-    for (size_t i = 0; i < n; i++) {
-        float level = clamp(2.0f * floorf(x[i] * half) + 1.0f, -top, top);
-        bool inside = fabsf(x[i]) <= edge;
-        /* One bit: the border 0 does not depend on the step. */
-        float v = inside && args->bits > 1 ? x[i] / step : 0.0f;
-        sum += (double)(dy[i] * (level - v));
-        dx[i] = inside ? dy[i] : 0.0f;
-    }
-    return sum * step_sign(args);
+    float step = step_of(args);
+    odd_slope s = {0.5f / step, last_code(args), reach * step, args->bits > 1 ? 1.0f / step : 0.0f};
+    return odd_slopes(&s, x, dy, dx, n) * step_sign(args);
 }
 
 static double odd_backward(const bb_quantizer_args *args, const float *x, const float *dy,
@@ -102,26 +144,50 @@ static float odd_initial_step(const bb_quantizer_args *args, const float *x, siz
 /* ---- codes from 0 ------------------------------------------------------------------------------
  */
 
-static void affine_forward(const bb_quantizer_args *args, const float *x, float *y, size_t n) {
-    float step = step_of(args), per = 1.0f / step;
-    float lo = -args->zero, hi = last_code(args) - args->zero;
+BB_CLONES static void affine_values(float step, float lo, float hi, const float *x, float *y,
+                                    size_t n) {
+    float per = 1.0f / step;
     for (size_t i = 0; i < n; i++)
         y[i] = step * clamp(floorf(x[i] * per + 0.5f), lo, hi);
 }
 
+static void affine_forward(const bb_quantizer_args *args, const float *x, float *y, size_t n) {
+    affine_values(step_of(args), -args->zero, last_code(args) - args->zero, x, y, n);
+}
+
+typedef struct affine_slope {
+    float per, lo, hi;
+} affine_slope;
+
+static inline float affine_element(const affine_slope *s, float x, float dy, float *dx) {
+    float v = x * s->per, held = clamp(v, s->lo, s->hi);
+    float code = clamp(floorf(v + 0.5f), s->lo, s->hi);
+    *dx = held == v ? dy : 0.0f;
+    return dy * code - *dx * v;
+}
+
+BB_CLONES static double affine_slopes(const affine_slope *slope, const float *x, const float *dy,
+                                      float *dx, size_t n) {
+    const affine_slope s = *slope;
+    float lanes[LANES] = {0};
+    double sum = 0.0;
+    size_t i = 0;
+    while (i + LANES <= n) {
+        size_t end = n - i > BLOCK ? i + BLOCK : n;
+        for (; i + LANES <= end; i += LANES)
+            for (size_t l = 0; l < LANES; l++)
+                lanes[l] += affine_element(&s, x[i + l], dy[i + l], &dx[i + l]);
+        sum += sum_lanes(lanes);
+    }
+    for (; i < n; i++)
+        sum += (double)affine_element(&s, x[i], dy[i], &dx[i]);
+    return sum;
+}
+
 static double affine_backward(const bb_quantizer_args *args, const float *x, const float *dy,
                               float *dx, size_t n) {
-    float step = step_of(args), per = 1.0f / step;
-    float lo = -args->zero, hi = last_code(args) - args->zero;
-    double sum = 0.0;
-    for (size_t i = 0; i < n; i++) {
-        float v = x[i] * per;
-        float code = clamp(floorf(v + 0.5f), lo, hi);
-        bool inside = v >= lo && v <= hi;
-        sum += (double)(dy[i] * (inside ? code - v : code));
-        dx[i] = inside ? dy[i] : 0.0f;
-    }
-    return sum * step_sign(args);
+    affine_slope s = {1.0f / step_of(args), -args->zero, last_code(args) - args->zero};
+    return affine_slopes(&s, x, dy, dx, n) * step_sign(args);
 }
 
 static void unsigned_forward(const bb_quantizer_args *args, const float *x, float *y, size_t n) {
