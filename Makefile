@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 MESON_FLAGS ?=
 
 .PHONY: all help deps demo check check-all check-peers check-sanitize check-arm check-format \
-	bench bench-gemm bench-networks bench-report install clean format
+	bench bench-gemm bench-networks bench-report train-cifar install clean format
 all: $(BUILD)/build.ninja ## build the libraries and the command
 	ninja -C $(BUILD)
 
@@ -54,6 +54,11 @@ bench-networks: all ## whole networks against ONNX Runtime (build/bench-networks
 
 bench-report: ## tables and plots of docs/benchmarks.md from the measured files
 	scripts/bench-report.py --build $(BUILD)
+
+train-cifar: all ## the CIFAR-10 training table, in the background, resumable (CIFAR10_TRAIN, CIFAR10_TEST, MINUTES)
+	@mkdir -p build/train
+	nohup scripts/train-cifar.sh $(BUILD) $(MINUTES) >>build/train/cifar.log 2>&1 & \
+		echo "training in the background: build/train/cifar.log"
 
 check-sanitize: | deps ## the tests under AddressSanitizer and UBSan, in $(BUILD)-asan
 	[ -e $(BUILD)-asan/build.ninja ] || meson setup $(BUILD)-asan --buildtype debugoptimized \

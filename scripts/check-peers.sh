@@ -13,7 +13,7 @@ peers() {
 }
 
 peers -c 'import PIL' 2>/dev/null || "$build/peers-venv/bin/pip" install -q pillow
-ninja -C "$build" tests/peers/float_dump tests/peers/lowbit_dump
+ninja -C "$build" tests/peers/float_dump tests/peers/lowbit_dump tests/peers/rewrite
 dump=$build/tests/peers/float_dump
 
 if [ -f "$root/tests/peers/make_fixtures.py" ]; then
@@ -21,10 +21,12 @@ if [ -f "$root/tests/peers/make_fixtures.py" ]; then
     mkdir -p "$fixtures"
     peers "$root/tests/peers/make_fixtures.py" "$fixtures"
     peers "$root/tests/peers/compare_float.py" "$dump" "$fixtures"
+    peers "$root/tests/peers/compare_rewrite.py" "$build/tests/peers/rewrite" "$fixtures"
 fi
 peers "$root/tests/peers/compare_lowbit.py" "$build/tests/peers/lowbit_dump"
 if [ -d "$data/models" ]; then
     peers "$root/tests/peers/compare_float.py" "$dump" "$data/models" "$data/datasets"
+    peers "$root/tests/peers/compare_rewrite.py" "$build/tests/peers/rewrite" "$data/models"
 else
     echo "no models in $data: only the fixtures were compared"
 fi

@@ -8,6 +8,10 @@ and writes the table of docs/results.md.
 FOLDER holds models/ and datasets/ (docs/results.md lists the networks and images). Calibration
 uses training images only, evaluation the whole public set. Every figure goes to
 build/results/NAME-BITS.json as well; rows whose file is there already are not run again.
+
+    scripts/results.py --training build/train
+
+writes the table of trained networks from the results.json of every folder there (docs/training.md).
 """
 import argparse
 import json
@@ -74,19 +78,43 @@ HEADER = ("| network | bits | top-1 % | float top-1 % | drop | s.e. | changed | 
           "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
 
 
-def write_table(rows, document):
-    begin, end = "<!-- table begins -->", "<!-- table ends -->"
+TRAINING_HEADER = (
+    "| config | stage | from | bits | epochs | network % | model % | against float | model kB | hours | threads |\n"
+    "|---|---|---|---|--:|--:|--:|--:|--:|--:|--:|")
+
+
+def training_rows(folder):
+    """One row a profile of every finished stage; each against the first float stage of its config."""
+    for path in sorted(folder.glob("*/results.json")):
+        run = json.loads(path.read_text())
+        name = path.parent.name
+        reference = next((s["profiles"][0]["test_top1"] for s in run["stages"]
+                          if s["profiles"][0]["bits"] == "float"), None)
+        for stage in run["stages"]:
+            for p in stage["profiles"]:
+                best = p.get("model_top1", p["test_top1"])
+                change = "" if reference is None or p["bits"] == "float" else f"{best - reference:+.2f}"
+                model = f"{p['model_top1']:.2f}" if "model_top1" in p else ""
+                size = f"{stage['model_bytes'] / 1e3:.1f}" if "model_bytes" in stage else ""
+                yield (f"| {name} | {stage['stage']} | {stage.get('from', 'new')} | {p['bits']} "
+                       f"| {stage['epochs']} | {p['test_top1']:.2f} | {model} | {change} | {size} "
+                       f"| {stage['seconds'] / 3600:.2f} | {run['threads']} |")
+
+
+def write_table(lines, document, name="table"):
+    begin, end = f"<!-- {name} begins -->", f"<!-- {name} ends -->"
     text = document.read_text()
     head, rest = text.split(begin)
     tail = rest.split(end)[1]
-    body = "\n".join([HEADER] + [row_text(r) for r in rows])
+    body = "\n".join(lines)
     document.write_text(f"{head}{begin}\n{body}\n{end}{tail}")
 
 
 def main():
     root = pathlib.Path(__file__).resolve().parent.parent
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=pathlib.Path, required=True)
+    parser.add_argument("--data", type=pathlib.Path)
+    parser.add_argument("--training", type=pathlib.Path)
     parser.add_argument("--bitbranch", default=root / "build/tools/bitbranch")
     parser.add_argument("--only", action="append")
     parser.add_argument("--bits", action="append")
@@ -95,6 +123,13 @@ def main():
     parser.add_argument("--quantize-options", nargs="*", default=[])
     parser.add_argument("--out", type=pathlib.Path, default=root / "build/results")
     args = parser.parse_args()
+    if args.training:
+        lines = [TRAINING_HEADER] + list(training_rows(args.training))
+        print("\n".join(lines))
+        write_table(lines, root / "docs/results.md", "training table")
+        return 0
+    if not args.data:
+        parser.error("--data or --training is needed")
     args.out.mkdir(parents=True, exist_ok=True)
     rows = []
     for name in NETWORKS:
@@ -107,7 +142,7 @@ def main():
                 rows.append(json.loads(path.read_text()))
                 if wanted:
                     print(row_text(rows[-1]), flush=True)
-    write_table(rows, root / "docs/results.md")
+    write_table([HEADER] + [row_text(r) for r in rows], root / "docs/results.md")
     return 0
 
 

@@ -14,6 +14,7 @@ static const struct {
     {"run", cmd_run, "classify images"},
     {"eval", cmd_eval, "accuracy on a labelled dataset"},
     {"bench", cmd_bench, "time per image and per layer"},
+    {"train", cmd_train, "train or fine-tune networks, in float and at low bits"},
     {"truncate", cmd_truncate, "keep one profile of a model and the planes it needs"},
     {"export", cmd_export, "write a model for other tools: QONNX"},
     {"verify", cmd_verify, "engine == reference bit for bit; error per layer against float"},

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /** @file bitbranch.h  What ships on a device: loading and running models (libbitbranch). The tools
- *  library adds import.h, quantize.h, export.h, vision.h and dataset.h. */
+ *  library adds import.h, quantize.h, train.h, export.h, vision.h and dataset.h. */
 #ifndef BITBRANCH_BITBRANCH_H
 #define BITBRANCH_BITBRANCH_H
 

@@ -58,7 +58,9 @@ static void find_active(bb_gradient *g) {
                 g->values[node->out[i]].active = active;
                 g->values[node->out[i]].from_input = any_from_input(g, node);
             }
-        g->special[n] = active || (g->training && node->op == BB_OP_BATCH_NORMALIZATION);
+        /* Statistics that move, here or in the program that trains these parameters. */
+        bool moves = g->training || (g->forward_only && g->n_parameters > 0);
+        g->special[n] = active || (moves && node->op == BB_OP_BATCH_NORMALIZATION);
     }
 }
 

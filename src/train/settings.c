@@ -217,6 +217,8 @@ static bb_status read_network(bb_settings *s, const bb_path_rules *rules,
 static bb_status find_teachers(bb_settings *s, const bb_path_rules *rules, bb_error *err) {
     for (size_t i = 0; i < s->n_stages; i++) {
         bb_stage *stage = &s->stages[i];
+        if (stage->teacher && strcmp(stage->teacher, "none") == 0)
+            stage->teacher = NULL; /* where the defaults name one */
         if (!stage->teacher || bb_settings_find_stage(s, stage->teacher, i) < i)
             continue;
         if (!strstr(stage->teacher, ".onnx"))
@@ -234,9 +236,10 @@ static bb_status find_teachers(bb_settings *s, const bb_path_rules *rules, bb_er
  */
 
 static bb_status read_top(bb_settings *s, const bb_path_rules *rules, const bb_json_object *top) {
-    static const char *const keys[] = {"version",     "out",      "seed",   "checkpoint_minutes",
-                                       "max_minutes", "task",     "data",   "augment",
-                                       "network",     "defaults", "stages", NULL};
+    static const char *const keys[] = {
+        "version",     "out",    "seed", "batch",   "checkpoint_minutes",
+        "max_minutes", "task",   "data", "augment", "network",
+        "defaults",    "stages", NULL};
     int version = 1, seed = 1;
     bb_json_object defaults;
     bool found;

@@ -4,7 +4,7 @@ bitbranch --version
 bitbranch --help | sed -n '1p'
 status 2 bitbranch 2>/dev/null
 refuses 2 "unknown verb 'fly'" bitbranch fly
-for verb in info quantize run eval bench truncate verify explain; do
+for verb in info quantize run eval bench train truncate verify explain; do
     bitbranch $verb --help | sed -n '1p'
     refuses 2 "unknown option '--no-such'" bitbranch $verb --no-such
 done

@@ -94,7 +94,7 @@ static void rows_without_a_class_count_nothing(void **state) {
 static void hinge_and_distillation_have_their_closed_forms(void **state) {
     const float x[2] = {0.5f, -2};
     const int to[1] = {0};
-    float gradient[2] = {0};
+    float gradient[SIZE] = {0};
     near(bb_loss_squared_hinge(x, to, 1, 2, 1, gradient), 0.25 / 2, 1e-7);
     near((double)gradient[0], -0.5, 1e-7);
     assert_true(gradient[1] == 0);

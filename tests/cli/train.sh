@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+# Training from the command line: stopped by a signal, killed, gone on, with the same bytes as
+# without interruption; wrong configs. Skipped without the Debian package dataset-fashion-mnist.
+data=/usr/share/datasets/fashion-mnist
+[ -e $data ] || { echo "no $data (Debian package dataset-fashion-mnist)" >&2; exit 77; }
+number() { sed -n "s/^ *\"$1\": *\([0-9.eE+-]*\),*$/\1/p" | head -n 1; }
+above() { awk -v x="$1" -v min="$2" 'BEGIN { exit !(x > min) }' || { echo "$1 is not above $2" >&2; exit 1; }; }
+
+cat >small.json <<CONFIG
+{"version": 1, "out": "out", "batch": 50, "checkpoint_minutes": 0.005,
+ "task": "$ROOT/examples/fashion-mnist/fashion.json",
+ "data": {"train": "\${DATA}", "test": "\${DATA}", "train_limit": 1500, "test_limit": 500},
+ "augment": {"crop_padding": 1, "flip": true},
+ "network": {"kind": "fashion-small", "widths": [8, 16]},
+ "defaults": {"epochs": 3, "rate": 0.05},
+ "stages": [{"name": "float", "warmup_epochs": 1},
+            {"name": "low", "bits": "w4a4", "epochs": 1, "rate": 0.01, "teacher": "float"}]}
+CONFIG
+train() { bitbranch train small.json --set DATA=$data "$@"; }
+
+train --quiet >table.txt
+sed 's/[0-9.]* %/N %/g' table.txt
+above "$(number model_top1 <out/results.json)" 60
+head -n 1 out/log.csv
+train --quiet # nothing left to do
+
+# A signal: exit code 1, a message, a checkpoint.
+bitbranch train small.json --set DATA=$data --quiet --out stopped 2>stopped.txt & child=$!
+while [ ! -e stopped/checkpoint.bin ]; do sleep 0.05; done
+kill -TERM $child
+status 1 wait $child
+cat stopped.txt
+train --quiet --out stopped >/dev/null
+
+bitbranch train small.json --set DATA=$data --quiet --out killed >/dev/null 2>&1 & child=$!
+while [ ! -e killed/checkpoint.bin ]; do sleep 0.05; done
+kill -KILL $child
+status 137 wait $child 2>/dev/null
+train --quiet --out killed >/dev/null
+for file in float.onnx low.onnx low.bbm; do
+    cmp out/$file stopped/$file
+    cmp out/$file killed/$file
+done
+echo "same bytes after a stop and after a kill"
+
+refuses 1 "written with 1 threads" bitbranch train small.json --set DATA=$data --threads 2
+refuses 1 "DATA} is not set" bitbranch train small.json
+sed 's/"batch": 50/"bach": 50/' small.json >wrong.json
+refuses 1 "unknown key 'bach'" bitbranch train wrong.json --set DATA=$data
+sed 's/"test": "${DATA}"/"test": "${DATA}", "test_split": "train"/' small.json >leak.json
+refuses 1 "the same ones" bitbranch train leak.json --set DATA=$data --out leak
+refuses 2 "takes NAME=VALUE" bitbranch train small.json --set DATA
