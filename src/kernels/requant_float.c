@@ -103,14 +103,6 @@ static bool one_value(const bb_requant_tables *t, size_t c, int64_t max_z1, floa
     return steps_agree(t, c, max_z1, *mult, *add);
 }
 
-static bool all_one_value(const bb_requant_tables *t, int64_t max_z1,
-                          const bb_requant_floats *room) {
-    for (size_t c = 0; c < t->channels; c++)
-        if (!one_value(t, c, max_z1, &room->mult[c], &room->low[c]))
-            return false;
-    return true;
-}
-
 /* ---- two values --------------------------------------------------------------------------------
  */
 
@@ -132,14 +124,6 @@ static bool two_values(const bb_requant_tables *t, size_t c, int32_t max_u2,
     return error <= WIDEST;
 }
 
-static bool all_two_values(const bb_requant_tables *t, int32_t max_u2,
-                           const bb_requant_floats *room) {
-    for (size_t c = 0; c < t->channels; c++)
-        if (!two_values(t, c, max_u2, room))
-            return false;
-    return true;
-}
-
 static bool fits_int32(const bb_requant_tables *t, const bb_requant_range *range) {
     for (size_t c = 0; c < t->channels; c++)
         if (fabs(t->mult_d[c]) * (double)range->max_z1 + constant_part(t, c, range->max_u2) >=
@@ -152,9 +136,16 @@ void bb_requant_use_floats(bb_requant_tables *t, const bb_requant_range *range,
                            const bb_requant_floats *room) {
     if (t->has_slope || range->averages || t->limit > 255 || !fits_int32(t, range))
         return;
-    const bool one = !t->has_z2 && all_one_value(t, range->max_z1, room);
-    if (!one && !all_two_values(t, range->max_u2, room))
-        return;
+    bool one = true;
+    for (size_t c = 0; c < t->channels; c++) {
+        if (!t->has_z2 && one_value(t, c, range->max_z1, &room->mult[c], &room->low[c])) {
+            room->high[c] = room->low[c]; /* a bracket that never holds two codes */
+            continue;
+        }
+        one = false;
+        if (!two_values(t, c, range->max_u2, room))
+            return;
+    }
     t->mult_f = room->mult;
     t->mult2_f = t->has_z2 ? room->mult2 : NULL;
     t->low_f = room->low;

@@ -33,11 +33,12 @@ static void collect(void *user, int32_t y, int32_t x, int32_t n_pixels, int32_t 
     trial *t = user;
 
     for (int32_t p = 0; p < n_pixels; p++)
-        memcpy(t->out + (size_t)(y * SIZE + x + p) * OUT_CHANNELS + c0, acc + (size_t)p * stride,
-               (size_t)n_channels * sizeof(*acc));
+        memcpy(t->out + (size_t)((y * SIZE + x + p) * t->desc.out_channels + c0),
+               acc + (size_t)p * stride, (size_t)n_channels * sizeof(*acc));
 }
 
-static void fill(trial *t, uint32_t m, uint32_t k) {
+static void fill(trial *t, uint32_t m, uint32_t k, bool depthwise) {
+    const int32_t groups = depthwise ? IN_CHANNELS : 1;
     bb_rng rng;
 
     t->desc = (bb_conv_desc){.in_height = SIZE,
@@ -45,12 +46,12 @@ static void fill(trial *t, uint32_t m, uint32_t k) {
                              .in_channels = IN_CHANNELS,
                              .out_height = SIZE,
                              .out_width = SIZE,
-                             .out_channels = OUT_CHANNELS,
+                             .out_channels = depthwise ? IN_CHANNELS : OUT_CHANNELS,
                              .kernel = {3, 3},
                              .stride = {1, 1},
                              .dilation = {1, 1},
                              .pad_begin = {1, 1},
-                             .groups = 1,
+                             .groups = groups,
                              .activation_bits = m,
                              .weight_bits = k,
                              .pad_code = 1,
@@ -80,12 +81,12 @@ static bool run(trial *t, const bb_conv_kernel *kernel, int32_t *out) {
 }
 
 /** Every new kernel this processor has, at one pair of bits. */
-static bool agree(trial *t, uint32_t cpu, uint32_t m, uint32_t k) {
+static bool agree(trial *t, uint32_t cpu, uint32_t m, uint32_t k, bool depthwise) {
     bool have_reference = false;
     size_t n;
     const bb_conv_kernel *const *kernels = bb_conv_kernels(&n);
 
-    fill(t, m, k);
+    fill(t, m, k, depthwise);
     for (size_t i = 0; i < n; i++) {
         if ((kernels[i]->cpu & ~cpu) || !(kernels[i]->cpu & NEW_SETS) ||
             !kernels[i]->supports(&t->desc))
@@ -111,7 +112,8 @@ uint32_t bb_conv_trusted(uint32_t cpu) {
     t = bb_alloc(sizeof(*t));
     ok = t != NULL;
     for (size_t i = 0; ok && i < BB_COUNT(pairs); i++)
-        ok = agree(t, cpu, pairs[i].m, pairs[i].k);
+        ok = agree(t, cpu, pairs[i].m, pairs[i].k, false) &&
+             agree(t, cpu, pairs[i].m, pairs[i].k, true);
     bb_free(t);
     return ok ? cpu : cpu & ~(uint32_t)NEW_SETS;
 }

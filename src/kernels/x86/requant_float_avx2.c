@@ -44,12 +44,16 @@ INLINE __m256i load_lanes(const void *p, size_t i, bb_element type) {
     return _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)((const uint16_t *)p + i)));
 }
 
-/* Clamped bytes of 8*n lanes, the pieces of the two halves put back in order. */
+/* Clamped bytes of 8*n lanes. Packing works in halves of 16 bytes: dword j of half l comes from
+ * half l of vector j. */
 INLINE __m256i pack(const __m256i *v, int n, __m256i limit) {
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     const __m256i a = _mm256_packs_epi32(v[0], v[n > 1 ? 1 : 0]);
     const __m256i b = n > 2 ? _mm256_packs_epi32(v[2], v[3]) : a;
-    return _mm256_permutevar8x32_epi32(_mm256_min_epu8(_mm256_packus_epi16(a, b), limit), order);
+    return _mm256_min_epu8(_mm256_packus_epi16(a, b), limit);
+}
+
+INLINE __m256i in_order(__m256i packed) {
+    return _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
 
 INLINE void store(uint8_t *out, __m256i codes, int n) {
@@ -66,20 +70,40 @@ INLINE bool differ(__m256i a, __m256i b) {
     return !_mm256_testz_si256(d, d);
 }
 
+/* The job's fields in registers: stores of bytes might change the job itself. */
+typedef struct view {
+    const void *z1, *z2;
+    uint8_t *out;
+    size_t z1_stride, z2_stride, out_stride;
+    __m128i shift;
+    bb_element z1_type, z2_type;
+} view;
+
+INLINE view view_at(const bb_requant_job *job, bb_element type, size_t i) {
+    return (view){.z1 = (const uint8_t *)job->z1 + i * bb_element_size(type),
+                  .z2 = (const uint8_t *)job->z2 + i * bb_element_size(job->z2_type),
+                  .out = (uint8_t *)job->out + i,
+                  .z1_stride = job->z1_stride,
+                  .z2_stride = job->z2_stride,
+                  .out_stride = job->out_stride,
+                  .shift = _mm_cvtsi32_si128(job->z1_shift),
+                  .z1_type = type,
+                  .z2_type = job->z2_type};
+}
+
 /* False where the bracket of some lane holds two codes. */
-INLINE bool pixel(const bb_requant_job *job, const constants *k, bb_element type, int with, int n,
-                  size_t p, size_t i) {
-    const __m128i shift = _mm_cvtsi32_si128(job->z1_shift);
+INLINE bool pixel(const view *v, const constants *k, int with, int n, size_t p) {
     __m256i low[VECTORS], high[VECTORS];
-    for (int j = 0; j < n; j++, i += LANES) {
-        __m256i z1 = load_lanes(job->z1, p * job->z1_stride + i, type);
+    for (int j = 0; j < n; j++) {
+        const size_t lane = (size_t)j * LANES;
+        __m256i z1 = load_lanes(v->z1, p * v->z1_stride + lane, v->z1_type);
         if (with & WITH_BORDER)
-            z1 = _mm256_add_epi32(_mm256_sll_epi32(z1, shift), k->border[j]);
+            z1 = _mm256_add_epi32(_mm256_sll_epi32(z1, v->shift), k->border[j]);
         const __m256 z = _mm256_cvtepi32_ps(z1);
         __m256 add = k->low[j], add2 = k->high[j];
         if (with & WITH_Z2) {
             const __m256 u2 =
-                _mm256_cvtepi32_ps(load_lanes(job->z2, p * job->z2_stride + i, job->z2_type));
+                _mm256_cvtepi32_ps(load_lanes(v->z2, p * v->z2_stride + lane, v->z2_type));
             add = _mm256_fmadd_ps(u2, k->mult2[j], add);
             add2 = _mm256_fmadd_ps(u2, k->mult2[j], add2);
         }
@@ -87,11 +111,10 @@ INLINE bool pixel(const bb_requant_job *job, const constants *k, bb_element type
         if (with & WITH_BRACKET)
             high[j] = _mm256_cvttps_epi32(_mm256_fmadd_ps(z, k->mult[j], add2));
     }
-    i -= (size_t)n * LANES;
     const __m256i codes = pack(low, n, k->limit);
     if ((with & WITH_BRACKET) && differ(codes, pack(high, n, k->limit)))
         return false;
-    store((uint8_t *)job->out + p * job->out_stride + i, codes, n);
+    store(v->out + p * v->out_stride, in_order(codes), n);
     return true;
 }
 
@@ -105,9 +128,10 @@ __attribute__((noinline)) static void decide(const bb_requant_tables *t, const b
 INLINE void group(const bb_requant_tables *t, const bb_requant_job *job, bb_requant_fn exact,
                   bb_element type, int with, int n, int32_t i) {
     const constants k = load_constants(t, job, (size_t)(job->c0 + i), n, with);
+    const view v = view_at(job, type, (size_t)i);
     const size_t pixels = (size_t)job->n_pixels;
     for (size_t p = 0; p < pixels; p++)
-        if (!pixel(job, &k, type, with, n, p, (size_t)i))
+        if (!pixel(&v, &k, with, n, p))
             decide(t, job, exact, p, i, n * LANES);
 }
 

@@ -45,13 +45,17 @@ INLINE __m512i load_lanes(const void *p, size_t i, bb_element type, __mmask16 la
     return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, (const uint16_t *)p + i));
 }
 
-/* Clamped bytes of 16*n lanes. Packing works in quarters: dword l of quarter... q of the result is
- * piece q of vector l, so pieces are put back in order. */
+/* Clamped bytes of 16*n lanes. Packing works in quarters of 16 bytes: dword j of quarter l comes
+ * from quarter l of vector j. */
 INLINE __m512i pack(const __m512i *v, int n, __m512i limit) {
-    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     const __m512i a = _mm512_packs_epi32(v[0], v[n > 1 ? 1 : 0]);
     const __m512i b = n > 2 ? _mm512_packs_epi32(v[2], v[3]) : a;
-    return _mm512_permutexvar_epi32(order, _mm512_min_epu8(_mm512_packus_epi16(a, b), limit));
+    return _mm512_min_epu8(_mm512_packus_epi16(a, b), limit);
+}
+
+INLINE __m512i in_order(__m512i packed) {
+    return _mm512_permutexvar_epi32(
+        _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), packed);
 }
 
 INLINE void store(uint8_t *out, __m512i codes, int n, __mmask16 lanes) {
@@ -65,20 +69,40 @@ INLINE void store(uint8_t *out, __m512i codes, int n, __mmask16 lanes) {
         _mm_mask_storeu_epi8(out, lanes, _mm512_castsi512_si128(codes));
 }
 
+/* The job's fields in registers: stores of bytes might change the job itself. */
+typedef struct view {
+    const void *z1, *z2;
+    uint8_t *out;
+    size_t z1_stride, z2_stride, out_stride;
+    __m128i shift;
+    bb_element z1_type, z2_type;
+} view;
+
+INLINE view view_at(const bb_requant_job *job, bb_element type, size_t i) {
+    return (view){.z1 = (const uint8_t *)job->z1 + i * bb_element_size(type),
+                  .z2 = (const uint8_t *)job->z2 + i * bb_element_size(job->z2_type),
+                  .out = (uint8_t *)job->out + i,
+                  .z1_stride = job->z1_stride,
+                  .z2_stride = job->z2_stride,
+                  .out_stride = job->out_stride,
+                  .shift = _mm_cvtsi32_si128(job->z1_shift),
+                  .z1_type = type,
+                  .z2_type = job->z2_type};
+}
+
 /* False where the bracket of some lane holds two codes. */
-INLINE bool pixel(const bb_requant_job *job, const constants *k, bb_element type, int with, int n,
-                  size_t p, size_t i, __mmask16 lanes) {
-    const __m128i shift = _mm_cvtsi32_si128(job->z1_shift);
+INLINE bool pixel(const view *v, const constants *k, int with, int n, size_t p, __mmask16 lanes) {
     __m512i low[VECTORS], high[VECTORS];
-    for (int j = 0; j < n; j++, i += LANES) {
-        __m512i z1 = load_lanes(job->z1, p * job->z1_stride + i, type, lanes);
+    for (int j = 0; j < n; j++) {
+        const size_t lane = (size_t)j * LANES;
+        __m512i z1 = load_lanes(v->z1, p * v->z1_stride + lane, v->z1_type, lanes);
         if (with & WITH_BORDER)
-            z1 = _mm512_add_epi32(_mm512_sll_epi32(z1, shift), k->border[j]);
+            z1 = _mm512_add_epi32(_mm512_sll_epi32(z1, v->shift), k->border[j]);
         const __m512 z = _mm512_cvtepi32_ps(z1);
         __m512 add = k->low[j], add2 = k->high[j];
         if (with & WITH_Z2) {
-            const __m512 u2 = _mm512_cvtepi32_ps(
-                load_lanes(job->z2, p * job->z2_stride + i, job->z2_type, lanes));
+            const __m512 u2 =
+                _mm512_cvtepi32_ps(load_lanes(v->z2, p * v->z2_stride + lane, v->z2_type, lanes));
             add = _mm512_fmadd_ps(u2, k->mult2[j], add);
             add2 = _mm512_fmadd_ps(u2, k->mult2[j], add2);
         }
@@ -86,11 +110,10 @@ INLINE bool pixel(const bb_requant_job *job, const constants *k, bb_element type
         if (with & WITH_BRACKET)
             high[j] = _mm512_cvttps_epi32(_mm512_fmadd_ps(z, k->mult[j], add2));
     }
-    i -= (size_t)n * LANES;
     const __m512i codes = pack(low, n, k->limit);
     if ((with & WITH_BRACKET) && _mm512_cmpneq_epi32_mask(codes, pack(high, n, k->limit)) != 0)
         return false;
-    store((uint8_t *)job->out + p * job->out_stride + i, codes, n, lanes);
+    store(v->out + p * v->out_stride, in_order(codes), n, lanes);
     return true;
 }
 
@@ -105,9 +128,10 @@ __attribute__((noinline)) static void decide(const bb_requant_tables *t, const b
 INLINE void group(const bb_requant_tables *t, const bb_requant_job *job, bb_requant_fn exact,
                   bb_element type, int with, int n, int32_t i, __mmask16 lanes) {
     const constants k = load_constants(t, job, (size_t)(job->c0 + i), n, with);
+    const view v = view_at(job, type, (size_t)i);
     const size_t pixels = (size_t)job->n_pixels;
     for (size_t p = 0; p < pixels; p++)
-        if (!pixel(job, &k, type, with, n, p, (size_t)i, lanes))
+        if (!pixel(&v, &k, with, n, p, lanes))
             decide(t, job, exact, p, i,
                    lanes == 0xffff ? n * LANES : __builtin_popcount((unsigned)lanes));
 }
