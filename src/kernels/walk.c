@@ -456,7 +456,11 @@ static void run_tile(const walk *w, int32_t y0, int32_t q, int32_t n_pixels, int
     const int32_t n = min32(w->blocks - b, BB_TILE_STRIDE / block);
     bb_tile_job job = tile_job(w, q, n_pixels, group, b);
 
-    for (int32_t i = 0; i < n; i++) {
+    if (route->joined) {
+        job.n_blocks = n;
+        route->block(&job);
+    }
+    for (int32_t i = 0; !route->joined && i < n; i++) {
         route->block(&job);
         job.weights += route->block_bytes;
         job.acc += block;

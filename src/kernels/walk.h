@@ -34,7 +34,8 @@ typedef struct bb_tile_job {
     const int32_t *sums;       /**< [pixels] window sums of codes, if the route wants them */
     int32_t n_pixels;          /**< pixels that count */
     int32_t channel;           /**< first channel of the block, within its group */
-    int32_t n_blocks;          /**< consecutive blocks to compute: 1, or up to call_blocks */
+    int32_t n_blocks;          /**< consecutive blocks to compute: 1, if joined those of a tile, or
+                                    up to call_blocks */
     int32_t *acc;              /**< out: [n_blocks][BB_TILE_PIXELS_MAX][BB_TILE_STRIDE] */
     size_t part_bytes;         /**< distance of the parts of a transformed row */
     void *work;                /**< work_bytes of the kernel's own, 64-byte aligned */
@@ -52,6 +53,7 @@ struct bb_conv_route {
     /** Depthwise: channel by channel, so blocks lie side by side in a pixel. One segment per tap,
      *  pointing at channel 0; group_bytes covers all channels. */
     bool depthwise;
+    bool joined;     /**< takes the blocks of a tile in one call: n_blocks, side by side in acc */
     bool in_place;   /**< transformed == codes: unpadded rows are used where they are */
     bool wants_sums; /**< transform fills sums */
     /** Parts of a transformed row (0 = one): part p of a column lies p*part_bytes further on. */

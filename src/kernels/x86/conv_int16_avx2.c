@@ -8,7 +8,7 @@
  * Packed block: [segment][step][16 channels][2 activations] int16.
  */
 #include "kernels/registry.h"
-#include "kernels/x86/avx2.h"
+#include "kernels/x86/madd_avx2.h"
 
 #if BB_ARCH_X86_64
 
@@ -16,67 +16,30 @@
 
 enum { BLOCK = 16, STEP = 64 };
 
-typedef struct loop_args {
-    const uint8_t *const *ptr; /* 0 */
-    const uint8_t *weights;    /* 8 */
-    int32_t *acc;              /* 16 */
-    int64_t segments;          /* 24 */
-    int64_t bytes;             /* 32: of a segment */
-} loop_args;
-
 static bool supports(const bb_conv_desc *desc) {
     return desc->max_weight <= 32767;
 }
 
-#define PIXEL(p, a, b)                                                                             \
-    "vpbroadcastd (%%" p ",%%rax), %%ymm12\n\t"                                                    \
-    "vpmaddwd %%ymm14, %%ymm12, %%ymm13\n\t"                                                       \
-    "vpmaddwd %%ymm15, %%ymm12, %%ymm12\n\t"                                                       \
-    "vpaddd %%ymm13, %%ymm" a ", %%ymm" a "\n\t"                                                   \
-    "vpaddd %%ymm12, %%ymm" b ", %%ymm" b "\n\t"
+#define FIRST(fold) BB_MADD_EXPAND(BB_MADD_STEP_FIRST, "vpmaddwd", fold, BB_MADD_ROWS)
 
-#define STORE(offset, a, b)                                                                        \
-    "vmovdqu %%ymm" a ", " offset "(%%rcx)\n\t"                                                    \
-    "vmovdqu %%ymm" b ", 32+" offset "(%%rcx)\n\t"
-
-/** The whole window of one block for six pixels. */
-BB_AVX2 static void loop(const loop_args *args) {
-    __asm__ volatile(
-        "movq (%0), %%rsi\n\t"
-        "movq 8(%0), %%rdx\n\t"
-        "movq 24(%0), %%rbx\n\t"
-        "movq 32(%0), %%r15\n\t" BB_ASM_CLEAR ".p2align 4\n"
-        "1:\n\t" BB_ASM_POINTERS "xorl %%eax, %%eax\n\t"
-        ".p2align 4\n"
-        "2:\n\t"
-        "vmovdqa (%%rdx), %%ymm14\n\t"
-        "vmovdqa 32(%%rdx), %%ymm15\n\t" PIXEL("r8", "0", "1") PIXEL("r9", "2", "3")
-            PIXEL("r10", "4", "5") PIXEL("r11", "6", "7") PIXEL("r12", "8", "9")
-                PIXEL("r13", "10", "11") "addq $64, %%rdx\n\t"
-                                         "addq $4, %%rax\n\t"
-                                         "cmpq %%r15, %%rax\n\t"
-                                         "jl 2b\n\t"
-                                         "decq %%rbx\n\t"
-                                         "jnz 1b\n\t"
-                                         "movq 16(%0), %%rcx\n\t" STORE("0", "0", "1")
-                                             STORE("256", "2", "3") STORE("512", "4", "5")
-                                                 STORE("768", "6", "7") STORE("1024", "8", "9")
-                                                     STORE("1280", "10", "11") "vzeroupper\n\t"
-        :
-        : "D"(args)
-        : BB_ASM_CLOBBERS);
+BB_AVX2 static void loop(bb_madd_args *args) {
+    BB_MADD_LOOP("", FIRST, BB_MADD_STEP("vpmaddwd", "vpaddd"), BB_MADD_SET_32, BB_MADD_SET_32);
 }
 
 static void block_tile(const bb_tile_job *job) {
-    const loop_args args = {job->ptr, job->weights, job->acc, job->route->segments,
-                            4 * (int64_t)job->route->steps};
+    bb_madd_args args = bb_madd_args_of(job);
 
     loop(&args);
 }
 
-/** One pixel (fully connected). */
-BB_AVX2 static void block_single(const bb_tile_job *job) {
-    const __m256i *w = (const void *)job->weights;
+static void prepare(const bb_conv_route *route, void *work) {
+    bb_madd_make_plan(route, INT32_MAX, work);
+}
+
+/** One pixel (fully connected) and block. */
+BB_AVX2 static void single(const bb_tile_job *job, int32_t block) {
+    const __m256i *w = (const void *)(job->weights + (size_t)block * job->route->block_bytes);
+    int32_t *acc = job->acc + (ptrdiff_t)block * BLOCK;
     __m256i a0 = _mm256_setzero_si256(), a1 = a0;
 
     for (int32_t s = 0; s < job->route->segments; s++) {
@@ -92,8 +55,13 @@ BB_AVX2 static void block_single(const bb_tile_job *job) {
             a1 = _mm256_add_epi32(a1, _mm256_madd_epi16(u, w[1]));
         }
     }
-    _mm256_storeu_si256((void *)job->acc, a0);
-    _mm256_storeu_si256((void *)(job->acc + 8), a1);
+    _mm256_storeu_si256((void *)acc, a0);
+    _mm256_storeu_si256((void *)(acc + 8), a1);
+}
+
+static void block_single(const bb_tile_job *job) {
+    for (int32_t i = 0; i < job->n_blocks; i++)
+        single(job, i);
 }
 
 /** Widens codes; up to 15 more than n*channels are read and written. */
@@ -110,18 +78,21 @@ BB_AVX2 static void transform(const bb_conv_desc *desc, const uint8_t *codes, in
 }
 
 static bb_conv_route route_of(const bb_conv_desc *desc) {
-    const bool single = desc->out_height * desc->out_width == 1;
+    const bool one = desc->out_height * desc->out_width == 1;
     bb_conv_route route = {
-        .pixels = single ? 1 : 6,
+        .pixels = one ? 1 : 6,
         .block_channels = BLOCK,
         .group_bytes = 2 * (size_t)(desc->in_channels / desc->groups),
         .transform = transform,
-        .block = single ? block_single : block_tile,
+        .block = one ? block_single : block_tile,
+        .joined = true,
+        .prepare = prepare,
     };
 
     bb_route_segments(desc, &route);
     route.steps = (bb_segment_length(desc) + 1) / 2;
     route.block_bytes = (size_t)route.segments * (size_t)route.steps * STEP;
+    route.work_bytes = bb_madd_plan_bytes(&route, INT32_MAX);
     return route;
 }
 
@@ -130,9 +101,9 @@ static double cost(const bb_conv_desc *desc) {
     const double tiles = (double)desc->out_height * desc->out_width / route.pixels;
     const double blocks =
         (double)desc->groups * ((desc->out_channels / desc->groups + BLOCK - 1) / BLOCK);
-    const double step = route.pixels == 1 ? 2.2 : 7.6;
+    const double step = route.pixels == 1 ? 2.2 : 7;
 
-    return tiles * blocks * (route.segments * (double)route.steps * step + 50);
+    return tiles * (blocks * (route.segments * (double)route.steps * step + 10) + 60);
 }
 
 static void put(const bb_conv_route *route, uint8_t *block, int32_t lane, int32_t segment,

@@ -5,7 +5,7 @@
  *
  * vpmaddubsw adds two products: at most 2*A*w in magnitude for A = 2^M-1 and the largest weight w.
  * 16-bit lanes therefore hold T = floor(32767 / (2*A*w)) steps of four activations exactly; then
- * they are widened (vpmaddwd with ones) into an int32 tile in L1.
+ * they are widened (vpmaddwd with ones) into an int32 tile in L1 (madd_avx2.h).
  * Two forms of weights: *direct*, b + o itself, where it fits and T stays long; *halved*,
  * v' = floor((b+o)/2) with b+o = 2v' + parity, parity constant per channel, so that
  * acc = 2*sum(u v') + parity*sum(u). The halved form doubles T and fits one more bit.
@@ -13,7 +13,7 @@
  * Packed block: [segment][step][16 channels][4 activations] s8, then 16 int32 parities.
  */
 #include "kernels/registry.h"
-#include "kernels/x86/avx2.h"
+#include "kernels/x86/madd_avx2.h"
 
 #if BB_ARCH_X86_64
 
@@ -27,15 +27,6 @@ enum {
     DIRECT_MIN = 32, /**< the direct form is taken down to this T: the fold is then under 5 % */
     CHUNK_MIN = 4    /**< below, widening every step in registers is faster */
 };
-
-/** Arguments of the loops; offsets are known to the assembly. */
-typedef struct loop_args {
-    const uint8_t *const *ptr; /* 0 */
-    const uint8_t *weights;    /* 8 */
-    int32_t *acc;              /* 16 */
-    int64_t segments;          /* 24 */
-    int64_t begin, end;        /* 32, 40: bytes within a segment */
-} loop_args;
 
 static int32_t exact_steps(const bb_conv_desc *desc, int32_t weight) {
     const int32_t pair = 2 * ((1 << desc->activation_bits) - 1) * (weight > 0 ? weight : 1);
@@ -51,111 +42,53 @@ static bool supports(const bb_conv_desc *desc) {
     return desc->max_weight <= 255 && exact_steps(desc, halved_max(desc)) > 0;
 }
 
-#define PIXEL(p, a, b)                                                                             \
-    "vpbroadcastd (%%" p ",%%rax), %%ymm12\n\t"                                                    \
-    "vpmaddubsw %%ymm14, %%ymm12, %%ymm13\n\t"                                                     \
-    "vpmaddubsw %%ymm15, %%ymm12, %%ymm12\n\t"                                                     \
-    "vpaddw %%ymm13, %%ymm" a ", %%ymm" a "\n\t"                                                   \
-    "vpaddw %%ymm12, %%ymm" b ", %%ymm" b "\n\t"
+#define FIRST_16(fold) BB_MADD_EXPAND(BB_MADD_STEP_FIRST, "vpmaddubsw", fold, BB_MADD_ROWS)
 
-#define FOLD(offset, a, b)                                                                         \
+/** 16-bit sums, widened every T steps. */
+BB_AVX2 static void loop_16bit(bb_madd_args *args) {
+    BB_MADD_LOOP("", FIRST_16, BB_MADD_STEP("vpmaddubsw", "vpaddw"), BB_MADD_SET_16,
+                 BB_MADD_ADD_16);
+}
+
+/* ymm14 holds words of 1; the weights come from memory. */
+#define PRODUCT_WIDE(p, a, b)                                                                      \
+    "vpmaddubsw (%%rdx), %%ymm12, %%ymm" a "\n\t"                                                  \
+    "vpmaddubsw 32(%%rdx), %%ymm12, %%ymm" b "\n\t"                                                \
     "vpmaddwd %%ymm14, %%ymm" a ", %%ymm" a "\n\t"                                                 \
-    "vpmaddwd %%ymm14, %%ymm" b ", %%ymm" b "\n\t"                                                 \
-    "vpaddd " offset "(%%rcx), %%ymm" a ", %%ymm" a "\n\t"                                         \
-    "vpaddd 32+" offset "(%%rcx), %%ymm" b ", %%ymm" b "\n\t"                                      \
-    "vmovdqu %%ymm" a ", " offset "(%%rcx)\n\t"                                                    \
-    "vmovdqu %%ymm" b ", 32+" offset "(%%rcx)\n\t"
-
-/** Adds the products of bytes begin..end-1 of `segments` segments to acc. At most T steps. */
-BB_AVX2 static void loop_16bit(const loop_args *args) {
-    __asm__ volatile(
-        "movq (%0), %%rsi\n\t"
-        "movq 8(%0), %%rdx\n\t"
-        "movq 24(%0), %%rbx\n\t"
-        "movq 32(%0), %%r14\n\t"
-        "movq 40(%0), %%r15\n\t" BB_ASM_CLEAR ".p2align 4\n"
-        "1:\n\t" BB_ASM_POINTERS "movq %%r14, %%rax\n\t"
-        ".p2align 4\n"
-        "2:\n\t"
-        "vmovdqa (%%rdx), %%ymm14\n\t"
-        "vmovdqa 32(%%rdx), %%ymm15\n\t" PIXEL("r8", "0", "1") PIXEL("r9", "2", "3")
-            PIXEL("r10", "4", "5") PIXEL("r11", "6", "7") PIXEL("r12", "8", "9")
-                PIXEL("r13", "10", "11") "addq $64, %%rdx\n\t"
-                                         "addq $4, %%rax\n\t"
-                                         "cmpq %%r15, %%rax\n\t"
-                                         "jl 2b\n\t"
-                                         "decq %%rbx\n\t"
-                                         "jnz 1b\n\t"
-                                         "movq 16(%0), %%rcx\n\t"
-                                         "vpcmpeqw %%ymm14, %%ymm14, %%ymm14\n\t"
-                                         "vpsrlw $15, %%ymm14, %%ymm14\n\t" FOLD("0", "0", "1")
-                                             FOLD("256", "2", "3") FOLD("512", "4", "5")
-                                                 FOLD("768", "6", "7") FOLD("1024", "8", "9")
-                                                     FOLD("1280", "10", "11") "vzeroupper\n\t"
-        :
-        : "D"(args)
-        : BB_ASM_CLOBBERS);
-}
-
+    "vpmaddwd %%ymm14, %%ymm" b ", %%ymm" b "\n\t"
 #define PIXEL_WIDE(p, a, b)                                                                        \
-    "vpbroadcastd (%%" p ",%%rax), %%ymm12\n\t"                                                    \
-    "vpmaddubsw (%%rdx), %%ymm12, %%ymm13\n\t"                                                     \
-    "vpmaddubsw 32(%%rdx), %%ymm12, %%ymm12\n\t"                                                   \
-    "vpmaddwd %%ymm14, %%ymm13, %%ymm13\n\t"                                                       \
-    "vpmaddwd %%ymm14, %%ymm12, %%ymm12\n\t"                                                       \
-    "vpaddd %%ymm13, %%ymm" a ", %%ymm" a "\n\t"                                                   \
-    "vpaddd %%ymm12, %%ymm" b ", %%ymm" b "\n\t"
+    "vpbroadcastd (%%" p                                                                           \
+    ",%%rax), %%ymm12\n\t" PRODUCT_WIDE(p, "13", "12") "vpaddd %%ymm13, "                          \
+                                                       "%%ymm" a ", %%ymm" a                       \
+                                                       "\n\tvpaddd %%ymm12, %%ymm" b ", %%ymm" b   \
+                                                       "\n\t"
+#define PIXEL_WIDE_FIRST(fold, at, p, a, b)                                                        \
+    "vpbroadcastd (%%" p ",%%rax), %%ymm12\n\t" fold(at, a) fold("32+" at, b) PRODUCT_WIDE(p, a, b)
+#define FIRST_WIDE(fold)                                                                           \
+    PIXEL_WIDE_FIRST(fold, "0", "r8", "0", "1")                                                    \
+    PIXEL_WIDE_FIRST(fold, "256", "r9", "2", "3")                                                  \
+    PIXEL_WIDE_FIRST(fold, "512", "r10", "4", "5")                                                 \
+    PIXEL_WIDE_FIRST(fold, "768", "r11", "6", "7")                                                 \
+    PIXEL_WIDE_FIRST(fold, "1024", "r12", "8", "9")                                                \
+    PIXEL_WIDE_FIRST(fold, "1280", "r13", "10", "11")
 
-#define STORE(offset, a, b)                                                                        \
-    "vmovdqu %%ymm" a ", " offset "(%%rcx)\n\t"                                                    \
-    "vmovdqu %%ymm" b ", 32+" offset "(%%rcx)\n\t"
-
-/** The whole window with 32-bit accumulators in registers: any T >= 1. Overwrites acc. */
-BB_AVX2 static void loop_32bit(const loop_args *args) {
-    __asm__ volatile(
-        "movq (%0), %%rsi\n\t"
-        "movq 8(%0), %%rdx\n\t"
-        "movq 24(%0), %%rbx\n\t"
-        "movq 32(%0), %%r14\n\t"
-        "movq 40(%0), %%r15\n\t"
-        "vpcmpeqw %%ymm14, %%ymm14, %%ymm14\n\t"
-        "vpsrlw $15, %%ymm14, %%ymm14\n\t" BB_ASM_CLEAR ".p2align 4\n"
-        "1:\n\t" BB_ASM_POINTERS "movq %%r14, %%rax\n\t"
-        ".p2align 4\n"
-        "2:\n\t" PIXEL_WIDE("r8", "0", "1") PIXEL_WIDE("r9", "2", "3") PIXEL_WIDE("r10", "4", "5")
-            PIXEL_WIDE("r11", "6", "7") PIXEL_WIDE("r12", "8", "9")
-                PIXEL_WIDE("r13", "10", "11") "addq $64, %%rdx\n\t"
-                                              "addq $4, %%rax\n\t"
-                                              "cmpq %%r15, %%rax\n\t"
-                                              "jl 2b\n\t"
-                                              "decq %%rbx\n\t"
-                                              "jnz 1b\n\t"
-                                              "movq 16(%0), %%rcx\n\t" STORE("0", "0", "1")
-                                                  STORE("256", "2", "3") STORE("512", "4", "5")
-                                                      STORE("768", "6", "7") STORE("1024", "8", "9")
-                                                          STORE("1280", "10", "11") "vzeroupper\n\t"
-        :
-        : "D"(args)
-        : BB_ASM_CLOBBERS);
+/** 32-bit sums in registers: any T >= 1. */
+BB_AVX2 static void loop_32bit(bb_madd_args *args) {
+    BB_MADD_LOOP("vmovdqa %1, %%ymm14\n\t", FIRST_WIDE,
+                 PIXEL_WIDE("r8", "0", "1") PIXEL_WIDE("r9", "2", "3") PIXEL_WIDE("r10", "4", "5")
+                     PIXEL_WIDE("r11", "6", "7") PIXEL_WIDE("r12", "8", "9")
+                         PIXEL_WIDE("r13", "10", "11"),
+                 BB_MADD_SET_32, BB_MADD_SET_32);
 }
 
-BB_AVX2 static void clear_tile(int32_t *acc, int32_t pixels) {
-    const __m256i zero = _mm256_setzero_si256();
-
-    for (int32_t p = 0; p < pixels; p++, acc += BB_TILE_STRIDE) {
-        _mm256_storeu_si256((void *)acc, zero);
-        _mm256_storeu_si256((void *)(acc + 8), zero);
-    }
-}
-
-/** acc = 2*acc + parity*sum(u). */
-BB_AVX2 static void finish_halved(const bb_tile_job *job) {
-    const uint8_t *parity = job->weights + job->route->block_bytes - STEP;
+/** acc = 2*acc + parity*sum(u) of one block. */
+BB_AVX2 static void finish_halved(const bb_tile_job *job, int32_t block) {
+    const uint8_t *parity = job->weights + (size_t)(block + 1) * job->route->block_bytes - STEP;
     const __m256i p0 = _mm256_load_si256((const void *)parity);
     const __m256i p1 = _mm256_load_si256((const void *)(parity + 32));
 
     for (int32_t p = 0; p < job->n_pixels; p++) {
-        __m256i *acc = (void *)(job->acc + p * BB_TILE_STRIDE);
+        __m256i *acc = (void *)(job->acc + p * BB_TILE_STRIDE + block * BLOCK);
         const __m256i sum = _mm256_set1_epi32(job->sums[p]);
         const __m256i a0 = _mm256_slli_epi32(_mm256_loadu_si256(acc), 1);
         const __m256i a1 = _mm256_slli_epi32(_mm256_loadu_si256(acc + 1), 1);
@@ -165,44 +98,36 @@ BB_AVX2 static void finish_halved(const bb_tile_job *job) {
     }
 }
 
-static void accumulate(const bb_tile_job *job) {
-    const bb_conv_route *route = job->route;
-    loop_args args = {
-        job->ptr, job->weights, job->acc, route->segments, 0, 4 * (int64_t)route->steps};
-
-    if (route->schedule < CHUNK_MIN) {
-        loop_32bit(&args);
-        return;
-    }
-    clear_tile(job->acc, route->pixels);
-    if (route->schedule >= route->segments * route->steps) {
-        loop_16bit(&args);
-        return;
-    }
-    args.segments = 1;
-    for (int32_t s = 0; s < route->segments; s++, args.ptr += route->pixels)
-        for (int32_t i = 0; i < route->steps; i += route->schedule) {
-            const int32_t left = route->steps - i;
-            const int32_t n = left < route->schedule ? left : route->schedule;
-
-            args.begin = 4 * (int64_t)i;
-            args.end = args.begin + 4 * (int64_t)n;
-            loop_16bit(&args);
-            args.weights += (size_t)n * STEP;
-        }
+static void finish(const bb_tile_job *job) {
+    for (int32_t i = 0; job->route->variant == HALVED && i < job->n_blocks; i++)
+        finish_halved(job, i);
 }
 
 static void block_tile(const bb_tile_job *job) {
-    accumulate(job);
-    if (job->route->variant == HALVED)
-        finish_halved(job);
+    bb_madd_args args = bb_madd_args_of(job);
+
+    if (job->route->schedule < CHUNK_MIN)
+        loop_32bit(&args);
+    else
+        loop_16bit(&args);
+    finish(job);
 }
 
-/** One pixel (fully connected): two row vectors, widened every `schedule` steps. */
-BB_AVX2 static void block_single(const bb_tile_job *job) {
+/** Steps between two folds. */
+static int32_t held_steps(const bb_conv_route *route) {
+    return route->schedule < CHUNK_MIN ? INT32_MAX : route->schedule;
+}
+
+static void prepare(const bb_conv_route *route, void *work) {
+    bb_madd_make_plan(route, held_steps(route), work);
+}
+
+/** One pixel (fully connected) and block: two row vectors, widened every `schedule` steps. */
+BB_AVX2 static void single(const bb_tile_job *job, int32_t block) {
     const bb_conv_route *route = job->route;
     const __m256i ones = _mm256_set1_epi16(1);
-    const __m256i *w = (const void *)job->weights;
+    const __m256i *w = (const void *)(job->weights + (size_t)block * route->block_bytes);
+    int32_t *acc = job->acc + (ptrdiff_t)block * BLOCK;
     __m256i sum0 = _mm256_setzero_si256(), sum1 = sum0;
 
     for (int32_t s = 0; s < route->segments; s++) {
@@ -226,10 +151,14 @@ BB_AVX2 static void block_single(const bb_tile_job *job) {
             sum1 = _mm256_add_epi32(sum1, _mm256_madd_epi16(a1, ones));
         }
     }
-    _mm256_storeu_si256((void *)job->acc, sum0);
-    _mm256_storeu_si256((void *)(job->acc + 8), sum1);
-    if (route->variant == HALVED)
-        finish_halved(job);
+    _mm256_storeu_si256((void *)acc, sum0);
+    _mm256_storeu_si256((void *)(acc + 8), sum1);
+}
+
+static void block_single(const bb_tile_job *job) {
+    for (int32_t i = 0; i < job->n_blocks; i++)
+        single(job, i);
+    finish(job);
 }
 
 BB_AVX2 static void transform(const bb_conv_desc *desc, const uint8_t *codes, int32_t n,
@@ -241,14 +170,16 @@ BB_AVX2 static void transform(const bb_conv_desc *desc, const uint8_t *codes, in
 }
 
 static bb_conv_route route_of(const bb_conv_desc *desc) {
-    const bool single = desc->out_height * desc->out_width == 1;
+    const bool one = desc->out_height * desc->out_width == 1;
     const int32_t direct = desc->max_weight <= 127 ? exact_steps(desc, desc->max_weight) : 0;
     bb_conv_route route = {
-        .pixels = single ? 1 : 6,
+        .pixels = one ? 1 : 6,
         .block_channels = BLOCK,
         .group_bytes = (size_t)(desc->in_channels / desc->groups),
         .transform = transform,
-        .block = single ? block_single : block_tile,
+        .block = one ? block_single : block_tile,
+        .joined = true,
+        .prepare = prepare,
         .variant = direct >= DIRECT_MIN ? DIRECT : HALVED,
     };
 
@@ -258,6 +189,7 @@ static bb_conv_route route_of(const bb_conv_desc *desc) {
     route.in_place = route.variant == DIRECT;
     route.wants_sums = route.variant == HALVED;
     route.block_bytes = ((size_t)route.segments * (size_t)route.steps + 1) * STEP;
+    route.work_bytes = bb_madd_plan_bytes(&route, held_steps(&route));
     return route;
 }
 
@@ -268,10 +200,10 @@ static double cost(const bb_conv_desc *desc) {
     const double blocks =
         (double)desc->groups * ((desc->out_channels / desc->groups + BLOCK - 1) / BLOCK);
     const double steps = (double)route.segments * route.steps;
-    const double step = route.pixels == 1 ? 2.2 : route.schedule < CHUNK_MIN ? 12.7 : 7.6;
+    const double step = route.pixels == 1 ? 2.2 : route.schedule < CHUNK_MIN ? 12.7 : 7;
     const double folds = route.schedule < CHUNK_MIN ? 0 : steps / route.schedule;
 
-    return tiles * blocks * (steps * step + folds * 12 + 60);
+    return tiles * (blocks * (steps * step + folds * 7 + 20) + 60);
 }
 
 static void put(const bb_conv_route *route, uint8_t *block, int32_t lane, int32_t segment,

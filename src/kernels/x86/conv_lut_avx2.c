@@ -115,8 +115,9 @@ static bool supports(const bb_conv_desc *desc) {
     CLEAR_SUM("32")                                                                                \
     CLEAR_SUM("64")                                                                                \
     CLEAR_SUM("96")                                                                                \
-    CLEAR_SUM("128") CLEAR_SUM("160") CLEAR_SUM("192") CLEAR_SUM("224") CLEAR_SUM("256")           \
-        CLEAR_SUM("288") CLEAR_SUM("320") CLEAR_SUM("352")
+    CLEAR_SUM("128")                                                                               \
+    CLEAR_SUM("160") CLEAR_SUM("192") CLEAR_SUM("224") CLEAR_SUM("256") CLEAR_SUM("288")           \
+        CLEAR_SUM("320") CLEAR_SUM("352")
 
 #define LOAD_INDICES "vmovdqa (%%rdx), %%ymm14\n\tvmovdqa 32(%%rdx), %%ymm15\n\t"
 #define NEXT_GROUP "addq $64, %%rdx\n\taddq $16, %%rax\n\t"

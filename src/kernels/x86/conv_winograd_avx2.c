@@ -9,7 +9,7 @@
  */
 #include "kernels/registry.h"
 #include "kernels/winograd.h"
-#include "kernels/x86/avx2.h"
+#include "kernels/x86/madd_avx2.h"
 
 #if BB_ARCH_X86_64
 
@@ -77,46 +77,11 @@ typedef struct loop_args {
     const uint8_t *weights;          /* 16 */
     const bb_winograd_chunk *chunks; /* 24 */
     int32_t *products;               /* 32 */
-    int16_t ones[16];                /* 40 */
 } loop_args;
 
-/* The first step of a chunk: folds what the last chunk left, then starts anew. */
-#define PIXEL_SET(fold, p, a, at_a, b, at_b)                                                       \
-    "vpbroadcastd (%%" p ",%%rax), %%ymm12\n\t" fold(at_a, a)                                      \
-        fold(at_b, b) "vpmaddubsw %%ymm14, %%ymm12, %%ymm" a "\n\t"                                \
-                      "vpmaddubsw %%ymm15, %%ymm12, %%ymm" b "\n\t"
-
-#define PIXEL_ADD(p, a, b)                                                                         \
-    "vpbroadcastd (%%" p ",%%rax), %%ymm12\n\t"                                                    \
-    "vpmaddubsw %%ymm14, %%ymm12, %%ymm13\n\t"                                                     \
-    "vpmaddubsw %%ymm15, %%ymm12, %%ymm12\n\t"                                                     \
-    "vpaddw %%ymm13, %%ymm" a ", %%ymm" a "\n\t"                                                   \
-    "vpaddw %%ymm12, %%ymm" b ", %%ymm" b "\n\t"
-
-#define FOLD_SET(at, a)                                                                            \
-    "vpmaddwd 40(%0), %%ymm" a ", %%ymm" a "\n\t"                                                  \
-    "vmovdqa %%ymm" a ", " at "(%%r15)\n\t"
-
-#define FOLD_ADD(at, a)                                                                            \
-    "vpmaddwd 40(%0), %%ymm" a ", %%ymm" a "\n\t"                                                  \
-    "vpaddd " at "(%%r15), %%ymm" a ", %%ymm" a "\n\t"                                             \
-    "vmovdqa %%ymm" a ", " at "(%%r15)\n\t"
-
-#define FIRST_STEP(fold)                                                                           \
-    PIXEL_SET(fold, "r8", "0", "0", "1", "32")                                                     \
-    PIXEL_SET(fold, "r9", "2", "64", "3", "96")                                                    \
-    PIXEL_SET(fold, "r10", "4", "128", "5", "160")                                                 \
-    PIXEL_SET(fold, "r11", "6", "192", "7", "224")                                                 \
-    PIXEL_SET(fold, "r12", "8", "256", "9", "288")                                                 \
-    PIXEL_SET(fold, "r13", "10", "320", "11", "352")
-
-#define FOLD_ALL(fold)                                                                             \
-    fold("0", "0") fold("32", "1") fold("64", "2") fold("96", "3") fold("128", "4")                \
-        fold("160", "5") fold("192", "6") fold("224", "7") fold("256", "8") fold("288", "9")       \
-            fold("320", "10") fold("352", "11")
-
-#define LOAD_WEIGHTS "vmovdqa (%%rdx), %%ymm14\n\tvmovdqa 32(%%rdx), %%ymm15\n\t"
-#define NEXT_STEP "addq $64, %%rdx\n\taddq $4, %%rax\n\t"
+#define ROWS "0", "64", "128", "192", "256", "320"
+#define FIRST(fold) BB_MADD_EXPAND(BB_MADD_STEP_FIRST, "vpmaddubsw", fold, ROWS)
+#define FOLD(fold) BB_MADD_EXPAND(BB_MADD_FOLD, fold, ROWS)
 
 /** All positions of a tile: products[position][6][16]. */
 BB_AVX2 static void loop(const loop_args *args) {
@@ -135,21 +100,20 @@ BB_AVX2 static void loop(const loop_args *args) {
         ".p2align 4\n"
         "1:\n\t" /* a chunk */
         "movzwl 6(%%rbx), %%r14d\n\t"
-        "addq %%r14, %%rax\n\t" LOAD_WEIGHTS "cmpw $0, 2(%%rbx)\n\t"
-        "jne 2f\n\t" FIRST_STEP(
-            FOLD_SET) "jmp 3f\n\t"
-                      "2:\n\t" FIRST_STEP(
-                          FOLD_ADD) "3:\n\t"
-                                    "movzwl 4(%%rbx), %%r14d\n\t"
-                                    "imull $384, %%r14d, %%r14d\n\t"
-                                    "addq %%r14, %%r15\n\t" NEXT_STEP "addq $8, %%rbx\n\t"
-                                    "decq %%rcx\n\t"
-                                    "jz 4f\n\t"
-                                    ".p2align 4\n"
-                                    "5:\n\t" LOAD_WEIGHTS PIXEL_ADD("r8", "0", "1")
-                                        PIXEL_ADD("r9", "2", "3") PIXEL_ADD("r10", "4", "5")
-                                            PIXEL_ADD("r11", "6", "7") PIXEL_ADD("r12", "8", "9")
-                                                PIXEL_ADD("r13", "10", "11") NEXT_STEP
+        "addq %%r14, %%rax\n\t"
+        "cmpw $0, 2(%%rbx)\n\t"
+        "jne 2f\n\t" FIRST(
+            BB_MADD_SET_16) "jmp 3f\n\t"
+                            "2:\n\t" FIRST(BB_MADD_ADD_16) "3:\n\t"
+                                                           "movzwl 4(%%rbx), %%r14d\n\t"
+                                                           "imull $384, %%r14d, %%r14d\n\t"
+                                                           "addq %%r14, %%r15\n\t" BB_MADD_NEXT
+                                                           "addq $8, %%rbx\n\t"
+                                                           "decq %%rcx\n\t"
+                                                           "jz 4f\n\t"
+                                                           ".p2align 4\n"
+                                                           "5:\n\t" BB_MADD_STEP(
+                                                               "vpmaddubsw", "vpaddw") BB_MADD_NEXT
         "decq %%rcx\n\t"
         "jnz 5b\n"
         "4:\n\t"
@@ -157,18 +121,17 @@ BB_AVX2 static void loop(const loop_args *args) {
         "testl %%ecx, %%ecx\n\t"
         "jnz 1b\n\t"
         "cmpw $0, 2(%%rbx)\n\t"
-        "jne 6f\n\t" FOLD_ALL(FOLD_SET) "jmp 7f\n"
-                                        "6:\n\t" FOLD_ALL(FOLD_ADD) "7:\n\t"
-                                                                    "vzeroupper\n\t"
+        "jne 6f\n\t" FOLD(BB_MADD_SET_16) "jmp 7f\n"
+                                          "6:\n\t" FOLD(BB_MADD_ADD_16) "7:\n\t"
+                                                                        "vzeroupper\n\t"
         :
-        : "D"(args)
+        : "D"(args), "m"(bb_words_of_one)
         : BB_ASM_CLOBBERS);
 }
 
 static void multiply(const bb_winograd_tile *tile) {
-    const loop_args args = {tile->blocks,   tile->layout->block_bytes,
-                            tile->weights,  tile->chunks,
-                            tile->products, {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}};
+    const loop_args args = {tile->blocks, tile->layout->block_bytes, tile->weights, tile->chunks,
+                            tile->products};
 
     loop(&args);
 }
