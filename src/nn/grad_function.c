@@ -227,7 +227,15 @@ static float arc_tangent_slope(float x, const float *p) {
     return 1.0f / (1.0f + x * x);
 }
 
+static float power(float x, const float *p) {
+    return p[0] == 2.0f ? x * x : powf(x, p[0]);
+}
+static float power_slope(float x, const float *p) {
+    return p[0] == 2.0f ? 2.0f * x : p[0] * powf(x, p[0] - 1.0f);
+}
+
 static const own_function table[] = {
+    {BB_OP_POW, power, power_slope, {{NULL, 0.0f}, {NULL, 0.0f}}}, /* p[0]: the exponent */
     {BB_OP_HARD_SIGMOID, hard_sigmoid, hard_sigmoid_slope, {{"alpha", 0.2f}, {"beta", 0.5f}}},
     {BB_OP_SOFTPLUS, softplus, softplus_slope, {{NULL, 0.0f}, {NULL, 0.0f}}},
     {BB_OP_SOFTSIGN, softsign, softsign_slope, {{NULL, 0.0f}, {NULL, 0.0f}}},
@@ -297,6 +305,12 @@ static bb_status build_own(bb_gradient *g, const bb_node *node, const bb_dn_layo
     for (int i = 0; i < 2; i++)
         if (function->p[i].attribute)
             s->p[i] = bb_node_float(node, function->p[i].attribute, function->p[i].absent);
+    if (node->op == BB_OP_POW) {
+        const float *exponent = bb_nn_fixed_f32(g->ex, node, 1);
+        if (!exponent || bb_nn_input(g->ex, node, 1)->elements != 1)
+            return bb_fail(err, BB_STATUS_UNSUPPORTED, "the exponent is not one constant number");
+        s->p[0] = *exponent;
+    }
     BB_TRY(bb_nn_new_buffer(g->ex, bb_dn_bytes(layout), &args[1].buffer, err));
     BB_TRY(
         bb_grad_emit_range(g, node, run_own, bb_dn_bytes(layout) / sizeof(float), s, args, 2, err));

@@ -28,14 +28,37 @@ static bb_status backward(bb_gradient *g, const bb_grad_entry *entry, bb_error *
     return bb_grad_add(g, node->in[0], s->layout, args[1].buffer, err);
 }
 
+/* A global maximum is a window as large as the image. */
+static bb_status geometry(bb_gradient *g, const bb_node *node, bb_dn_pool *pool, bb_error *err) {
+    const bb_nn_tensor *x = bb_nn_input(g->ex, node, 0);
+    bb_window window;
+    if (x->dtype != BB_DTYPE_F32 || x->rank < 3 || x->rank > 5 || x->elements == 0 ||
+        (node->n_out > 1 && node->out[1] >= 0))
+        return bb_fail(err, BB_STATUS_UNSUPPORTED, "no gradient of such pooling is known");
+    if (node->op != BB_OP_GLOBAL_MAX_POOL) {
+        BB_TRY(bb_nn_pool_geometry(g->ex, node, pool, &window, err));
+        if (node->op == BB_OP_AVERAGE_POOL && !bb_nn_pool_is_exact(&window))
+            return bb_fail(err, BB_STATUS_UNSUPPORTED,
+                           "gradient of a mean that counts what ceil_mode adds");
+        return BB_STATUS_OK;
+    }
+    *pool = (bb_dn_pool){.kind = BB_DN_POOL_MAX, .rank = x->rank};
+    for (int i = 0; i < x->rank; i++)
+        pool->dst[i] = i < 2 ? x->dims[i] : 1;
+    for (int i = 0; i < x->rank - 2; i++) {
+        pool->kernel[i] = x->dims[2 + i];
+        pool->stride[i] = pool->dilation[i] = 1;
+    }
+    return BB_STATUS_OK;
+}
+
 bb_status bb_grad_build_pool(bb_gradient *g, const bb_node *node, bb_error *err) {
     bb_executor *ex = g->ex;
     const bb_nn_tensor *x = bb_nn_input(ex, node, 0);
     pool_state *s = bb_grad_alloc(g, 1, sizeof(*s));
     if (!s)
         return bb_fail_memory(err, "pooling");
-    bb_window window;
-    BB_TRY(bb_nn_pool_geometry(ex, node, &s->pool, &window, err));
+    BB_TRY(geometry(g, node, &s->pool, err));
     s->layout = x->forms->layout ? x->forms->layout : bb_dn_channels_last(ex->dn, x->rank, x->dims);
     if (!s->layout)
         return bb_fail_memory(err, "pooling");
@@ -135,17 +158,23 @@ static bb_status mean_backward(bb_gradient *g, const bb_grad_entry *entry, bb_er
 }
 
 bb_status bb_grad_build_global_pool(bb_gradient *g, const bb_node *node, bb_error *err) {
-    bb_executor *ex = g->ex;
-    const bb_nn_tensor *x = bb_nn_input(ex, node, 0);
-    mean_state *s = bb_grad_alloc(g, 1, sizeof(*s));
-    bb_nn_arg args[3] = {{0, 0}, {0, 0}, {0, 0}};
+    const bb_nn_tensor *x = bb_nn_input(g->ex, node, 0);
     int64_t dims[BB_MAX_RANK];
-    if (!s)
-        return bb_fail_memory(err, "global pooling");
     if (x->dtype != BB_DTYPE_F32 || x->rank < 3 || x->elements == 0)
         return bb_fail(err, BB_STATUS_UNSUPPORTED, "global pooling of this tensor");
     for (int i = 0; i < x->rank; i++)
         dims[i] = i < 2 ? x->dims[i] : 1;
+    BB_TRY(bb_nn_define(g->ex, node->out[0], BB_DTYPE_F32, x->rank, dims, err));
+    return bb_grad_build_channel_mean(g, node, err);
+}
+
+bb_status bb_grad_build_channel_mean(bb_gradient *g, const bb_node *node, bb_error *err) {
+    bb_executor *ex = g->ex;
+    const bb_nn_tensor *x = bb_nn_input(ex, node, 0);
+    mean_state *s = bb_grad_alloc(g, 1, sizeof(*s));
+    bb_nn_arg args[3] = {{0, 0}, {0, 0}, {0, 0}};
+    if (!s)
+        return bb_fail_memory(err, "global pooling");
     s->layout = bb_nn_layout(ex, node->in[0]);
     args[0].buffer = x->forms->buffer;
     if (s->layout && !bb_dn_as_channels(s->layout, &s->form)) {
@@ -154,7 +183,6 @@ bb_status bb_grad_build_global_pool(bb_gradient *g, const bb_node *node, bb_erro
     }
     if (!s->layout || !bb_dn_as_channels(s->layout, &s->form))
         return bb_fail_memory(err, "global pooling");
-    BB_TRY(bb_nn_define(ex, node->out[0], BB_DTYPE_F32, x->rank, dims, err));
     BB_TRY(bb_nn_new_plain(ex, node->out[0], &args[1].buffer, err));
     BB_TRY(bb_nn_new_buffer(ex, s->form.lanes * sizeof(float), &args[2].buffer, err));
     BB_TRY(bb_grad_emit(g, node, run_mean, &s->form, args, 3, err));

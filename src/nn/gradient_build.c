@@ -199,6 +199,36 @@ static build_fn builder(bb_op op) {
     case BB_OP_MAX_POOL:
     case BB_OP_AVERAGE_POOL:
         return bb_grad_build_pool;
+    case BB_OP_GLOBAL_MAX_POOL:
+        return bb_grad_build_pool;
+    case BB_OP_CONCAT:
+        return bb_grad_build_concat;
+    case BB_OP_TRANSPOSE:
+    case BB_OP_SLICE:
+    case BB_OP_SPLIT:
+    case BB_OP_PAD:
+    case BB_OP_GATHER:
+    case BB_OP_GATHER_ELEMENTS:
+    case BB_OP_EXPAND:
+    case BB_OP_TILE:
+    case BB_OP_DEPTH_TO_SPACE:
+    case BB_OP_SPACE_TO_DEPTH:
+        return bb_grad_build_move;
+    case BB_OP_RESIZE:
+        return bb_grad_build_resize;
+    case BB_OP_SOFTMAX:
+    case BB_OP_LOG_SOFTMAX:
+        return bb_grad_build_softmax;
+    case BB_OP_REDUCE_MEAN:
+    case BB_OP_REDUCE_SUM:
+        return bb_grad_build_reduce;
+    case BB_OP_INSTANCE_NORMALIZATION:
+    case BB_OP_LAYER_NORMALIZATION:
+        return bb_grad_build_row_norm;
+    case BB_OP_LRN:
+        return bb_grad_build_lrn;
+    case BB_OP_PRELU:
+        return bb_grad_build_prelu;
     case BB_OP_GLOBAL_AVERAGE_POOL:
         return bb_grad_build_global_pool;
     case BB_OP_MATMUL:

@@ -165,6 +165,16 @@ bb_status bb_grad_build_matmul(bb_gradient *g, const bb_node *node, bb_error *er
 bb_status bb_grad_relu_backward(bb_gradient *g, const bb_node *node, int value, int *buffer,
                                 bool *writable, bb_error *err);
 bb_status bb_grad_build_fake_quantize(bb_gradient *g, const bb_node *node, bb_error *err);
+/** Mean over all but the first two axes; the output is defined already. */
+bb_status bb_grad_build_channel_mean(bb_gradient *g, const bb_node *node, bb_error *err);
+bb_status bb_grad_build_move(bb_gradient *g, const bb_node *node, bb_error *err);
+bb_status bb_grad_build_concat(bb_gradient *g, const bb_node *node, bb_error *err);
+bb_status bb_grad_build_resize(bb_gradient *g, const bb_node *node, bb_error *err);
+bb_status bb_grad_build_softmax(bb_gradient *g, const bb_node *node, bb_error *err);
+bb_status bb_grad_build_reduce(bb_gradient *g, const bb_node *node, bb_error *err);
+bb_status bb_grad_build_row_norm(bb_gradient *g, const bb_node *node, bb_error *err);
+bb_status bb_grad_build_lrn(bb_gradient *g, const bb_node *node, bb_error *err);
+bb_status bb_grad_build_prelu(bb_gradient *g, const bb_node *node, bb_error *err);
 bb_status bb_grad_build_alias(bb_gradient *g, const bb_node *node, bb_error *err);
 
 #endif

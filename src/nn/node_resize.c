@@ -434,3 +434,57 @@ bb_status bb_nn_build_resize(bb_executor *ex, const bb_node *node, bb_error *err
     bb_nn_step step = {.run = run_resize, .node = node, .state = s, .tap = -1};
     return bb_nn_emit(ex, &step, args, 4, err);
 }
+
+/* ---- backward: the same tables, transposed, axis by axis in reverse
+ * ------------------------------ */
+
+static void spread_axis(const resize_state *s, int a, const int64_t *dims, const float *dy,
+                        float *dx) {
+    const axis_plan *axis = &s->axis[a];
+    size_t outer = 1, inner = 1;
+    for (int i = 0; i < s->rank; i++)
+        if (i != a)
+            *(i < a ? &outer : &inner) *= (size_t)dims[i];
+    memset(dx, 0, outer * (size_t)axis->in * inner * sizeof(*dx));
+    for (size_t o = 0; o < outer; o++, dx += (size_t)axis->in * inner)
+        for (int64_t i = 0; i < axis->out; i++, dy += inner)
+            for (int t = 0; t < axis->taps; t++) {
+                float *to = dx + (size_t)axis->index[i * axis->taps + t] * inner;
+                float w = axis->weight[i * axis->taps + t];
+                for (size_t k = 0; k < inner; k++)
+                    to[k] += w * dy[k];
+            }
+}
+
+/* data: gradient of the output, of the input, then two buffers for what lies between axes. */
+static bb_status run_resize_backward(bb_executor *ex, const bb_nn_step *step, bb_error *err) {
+    const resize_state *s = step->state;
+    const float *from = step->data[0];
+    int64_t dims[BB_MAX_RANK];
+    for (int a = 0; a < s->rank; a++)
+        dims[a] = s->axis[a].out;
+    for (int i = s->n_order - 1; i >= 0; i--) {
+        float *to = i == 0 ? step->data[1] : step->data[2 + i % 2];
+        spread_axis(s, s->order[i], dims, from, to);
+        dims[s->order[i]] = s->axis[s->order[i]].in;
+        from = to;
+    }
+    if (s->n_order == 0)
+        memcpy(step->data[1], from, bb_nn_input(ex, step->node, 0)->elements * s->element);
+    return BB_STATUS_OK;
+}
+
+bb_status bb_nn_build_resize_backward(bb_executor *ex, const bb_node *node, void *state, int dy,
+                                      int dx, bb_error *err) {
+    const resize_state *s = state;
+    size_t scratch;
+    bb_nn_arg args[4] = {{dy, 0}, {dx, 0}, {0, 0}, {0, 0}};
+    if (s->transformation == TF_CROP_AND_RESIZE)
+        return bb_fail(err, BB_STATUS_UNSUPPORTED, "gradient of tf_crop_and_resize");
+    if (!between(s, &scratch))
+        return bb_fail(err, BB_STATUS_LIMIT, "the output is too large");
+    BB_TRY(bb_nn_new_buffer(ex, scratch, &args[2].buffer, err));
+    BB_TRY(bb_nn_new_buffer(ex, scratch, &args[3].buffer, err));
+    bb_nn_step step = {.run = run_resize_backward, .node = node, .state = state, .tap = -1};
+    return bb_nn_emit(ex, &step, args, 4, err);
+}
