@@ -28,7 +28,10 @@ typedef struct walk {
     bool by_tap;   /**< each segment is one tap, so taps in the padding can point elsewhere */
     /* scratch */
     uint8_t *ring, *pad_row, *pad_codes, *pad_pixel;
-    int32_t *ring_sums, *pad_sums, *pad_pixel_sums, *column_sums, *window_sums;
+    int32_t *ring_sums, *pad_sums;        /**< of rows: [groups][out_width], windows' taps summed */
+    int32_t *pixel_sums, *pad_pixel_sums; /**< [columns][groups] of the row in work, [groups] */
+    int32_t *phases;                      /**< [stride][phase_ints] of the group in work */
+    int32_t *window_sums;
     int32_t *tags; /**< input row in each slot */
     const uint8_t **ptr;
     const uint8_t **rows;     /**< [strip_rows][kh] */
@@ -178,10 +181,19 @@ static void *carve(uint8_t *base, size_t *used, size_t bytes) {
     return piece;
 }
 
+static size_t sum_row_ints(const walk *w) {
+    return (size_t)w->desc->out_width * (size_t)w->groups;
+}
+
+/** Pixels of a row that have the same column modulo the stride. */
+static size_t phase_ints(const walk *w) {
+    return (size_t)div_up(w->columns, w->desc->stride[1]);
+}
+
 /** Lays out the scratch memory; returns its size. */
 static size_t set_scratch(walk *w, uint8_t *base) {
     const size_t columns = (size_t)w->columns, slots = (size_t)w->ring_rows;
-    const size_t sum_row = columns * (size_t)w->groups * sizeof(int32_t);
+    const size_t sum_row = sum_row_ints(w) * sizeof(int32_t);
     const size_t pixels = (size_t)w->strip_rows * (size_t)w->desc->out_width;
     const size_t tiles = pixels / (size_t)w->route->pixels + 1;
     const size_t strip = (size_t)w->strip_rows * (size_t)w->desc->kernel[0];
@@ -196,7 +208,9 @@ static size_t set_scratch(walk *w, uint8_t *base) {
         w->ring_sums = carve(base, &used, slots * sum_row);
         w->pad_sums = carve(base, &used, sum_row);
         w->pad_pixel_sums = carve(base, &used, (size_t)w->groups * sizeof(int32_t));
-        w->column_sums = carve(base, &used, columns * sizeof(int32_t));
+        w->pixel_sums = carve(base, &used, columns * (size_t)w->groups * sizeof(int32_t));
+        w->phases =
+            carve(base, &used, (size_t)w->desc->stride[1] * phase_ints(w) * sizeof(int32_t));
         w->window_sums = carve(base, &used, (pixels + BB_TILE_PIXELS_MAX) * sizeof(int32_t));
     }
     w->tags = carve(base, &used, slots * sizeof(int32_t));
@@ -229,34 +243,66 @@ static void fill_padding(const walk *w, uint8_t *row, int32_t *sums, int32_t col
     }
 }
 
+/** phases[r*phase_ints + i] = sum of pixel i*stride + r, so that the taps of neighbouring windows
+ * lie side by side. */
+static void split_phases(const walk *w, size_t group) {
+    const size_t stride = (size_t)w->desc->stride[1], groups = (size_t)w->groups;
+    const size_t columns = (size_t)w->columns;
+
+    for (size_t r = 0; r < stride; r++) {
+        int32_t *phase = w->phases + r * phase_ints(w);
+
+        for (size_t x = r; x < columns; x += stride)
+            *phase++ = w->pixel_sums[x * groups + group];
+    }
+}
+
+/** From the sums of pixels of one row to those of the taps in this row of every window. */
+static void sum_taps(const walk *w, int32_t *sums) {
+    const bb_conv_desc *desc = w->desc;
+    const size_t width = (size_t)desc->out_width, stride = (size_t)desc->stride[1];
+
+    memset(sums, 0, sum_row_ints(w) * sizeof(*sums));
+    for (size_t g = 0; g < (size_t)w->groups; g++, sums += width) {
+        split_phases(w, g);
+        for (int32_t kx = 0; kx < desc->kernel[1]; kx++) {
+            const size_t at = (size_t)(kx * desc->dilation[1]);
+            const int32_t *pixel = w->phases + at % stride * phase_ints(w) + at / stride;
+
+            for (size_t x = 0; x < width; x++)
+                sums[x] += pixel[x];
+        }
+    }
+}
+
 static void make_padding(walk *w) {
     memset(w->pad_codes, (int)w->desc->pad_code, (size_t)w->desc->in_channels);
     w->route->transform(w->desc, w->pad_codes, 1, w->pad_pixel, round64(w->pixel_bytes) + SLACK,
                         w->pad_pixel_sums);
-    fill_padding(w, w->pad_row, w->pad_sums, 0, w->columns);
+    fill_padding(w, w->pad_row, w->pixel_sums, 0, w->columns);
+    if (w->route->wants_sums)
+        sum_taps(w, w->pad_sums);
 }
 
 /** Transforms input row iy into its slot, padding on both sides. */
 static void transform_row(walk *w, int32_t iy, size_t slot) {
     const bb_conv_desc *desc = w->desc;
-    const size_t groups = (size_t)w->groups;
     const int32_t left = min32(desc->pad_begin[1], w->columns);
     const int32_t n = min32(desc->in_width, w->columns - left);
     const uint8_t *codes = w->in + (size_t)iy * (size_t)desc->in_width * (size_t)desc->in_channels;
     uint8_t *row = w->ring + slot * w->row_bytes;
-    int32_t *sums = NULL;
+    int32_t *sums = w->pixel_sums; /* NULL where the route wants none */
 
-    if (w->route->wants_sums)
-        sums = w->ring_sums + slot * (size_t)w->columns * groups;
     fill_padding(w, row, sums, 0, left);
     w->route->transform(desc, codes, n, row + (size_t)left * w->pixel_bytes, w->part_bytes,
-                        sums ? sums + (size_t)left * groups : NULL);
+                        sums ? sums + (size_t)left * (size_t)w->groups : NULL);
     fill_padding(w, row, sums, left + n, w->columns - left - n);
+    if (sums)
+        sum_taps(w, w->ring_sums + slot * sum_row_ints(w));
 }
 
 /** The transformed row for input row iy and its sums. */
 static const uint8_t *fetch_row(walk *w, int32_t iy, const int32_t **sums) {
-    const size_t sum_row = (size_t)w->columns * (size_t)w->groups;
     size_t slot;
 
     if (iy < 0 || iy >= w->desc->in_height) {
@@ -272,7 +318,7 @@ static const uint8_t *fetch_row(walk *w, int32_t iy, const int32_t **sums) {
         transform_row(w, iy, slot);
         w->tags[slot] = iy;
     }
-    *sums = w->route->wants_sums ? w->ring_sums + slot * sum_row : NULL;
+    *sums = w->route->wants_sums ? w->ring_sums + slot * sum_row_ints(w) : NULL;
     return w->ring + slot * w->row_bytes;
 }
 
@@ -287,49 +333,26 @@ static void fetch_strip(walk *w, int32_t y0, int32_t y1) {
                           &w->row_sums[i]);
 }
 
-/** column_sums[x] = sums over the window's rows of column x. */
-static void sum_columns(walk *w, const int32_t *const *rows, int32_t group) {
-    const size_t groups = (size_t)w->groups, columns = (size_t)w->columns;
-    int32_t *out = w->column_sums;
-
-    memset(out, 0, sizeof(*out) * columns);
-    for (int32_t ky = 0; ky < w->desc->kernel[0]; ky++) {
-        const int32_t *row = rows[ky] + group;
-
-        if (groups == 1)
-            for (size_t x = 0; x < columns; x++)
-                out[x] += row[x];
-        else
-            for (size_t x = 0; x < columns; x++)
-                out[x] += row[x * groups];
-    }
-}
-
-/** Sums of all codes under the window, for every pixel of the strip: rows first, then taps. */
+/** Sums of all codes under the window, for every pixel of the strip. */
 static void sum_windows(walk *w, int32_t n_rows, int32_t group) {
-    const bb_conv_desc *desc = w->desc;
-    const size_t stride = (size_t)desc->stride[1], width = (size_t)desc->out_width;
+    const size_t width = (size_t)w->desc->out_width;
+    const int32_t *const *rows = w->row_sums;
     int32_t *out = w->window_sums;
 
     memset(out, 0, sizeof(*out) * ((size_t)n_rows * width + BB_TILE_PIXELS_MAX));
-    for (int32_t y = 0; y < n_rows; y++, out += width) {
-        sum_columns(w, w->row_sums + (size_t)y * (size_t)desc->kernel[0], group);
-        for (int32_t kx = 0; kx < desc->kernel[1]; kx++) {
-            const int32_t *column = w->column_sums + (ptrdiff_t)kx * desc->dilation[1];
+    for (int32_t y = 0; y < n_rows; y++, out += width)
+        for (int32_t ky = 0; ky < w->desc->kernel[0]; ky++) {
+            const int32_t *row = *rows++ + (size_t)group * width;
 
-            if (stride == 1)
-                for (size_t x = 0; x < width; x++)
-                    out[x] += column[x];
-            else
-                for (size_t x = 0; x < width; x++)
-                    out[x] += column[x * stride];
+            for (size_t x = 0; x < width; x++)
+                out[x] += row[x];
         }
-    }
 }
 
-/** Pointers of one pixel whose window begins at byte `begin` of the rows: ptr[segment * pixels]. */
-static void point_pixel(const walk *w, const uint8_t *const *rows, size_t begin,
-                        const uint8_t **ptr) {
+/** Pointers of n pixels of one tile and output row, the first one's window at byte `begin` of the
+ *  rows and the others' `step` bytes apart: ptr[segment * pixels + pixel]. */
+static void point_run(const walk *w, const uint8_t *const *rows, size_t begin, size_t step,
+                      int32_t n, const uint8_t **ptr) {
     const int32_t per_row = w->route->segments / w->desc->kernel[0];
     const size_t tap = (size_t)w->desc->dilation[1] * w->pixel_bytes;
     const ptrdiff_t pixels = w->route->pixels;
@@ -338,11 +361,13 @@ static void point_pixel(const walk *w, const uint8_t *const *rows, size_t begin,
         const uint8_t *at = rows[ky] + begin;
 
         for (int32_t i = 0; i < per_row; i++, at += tap, ptr += pixels)
-            *ptr = at;
+            for (size_t p = 0; p < (size_t)n; p++)
+                ptr[p] = at + p * step;
     }
 }
 
-/** As point_pixel for input rows used in place: taps beside the image point to padding. */
+/** As point_run of one pixel, for input rows used in place: taps beside the image point to padding.
+ */
 static void point_taps(const walk *w, const uint8_t *const *rows, int32_t x, int32_t group,
                        const uint8_t **ptr) {
     const bb_conv_desc *desc = w->desc;
@@ -367,31 +392,38 @@ static void fill_tile(const walk *w, const uint8_t **tile, int32_t used) {
             tile[p] = tile[used - 1];
 }
 
+/** Pointers of n pixels from column x on, in one tile. */
+static void point_pixels(const walk *w, const uint8_t *const *rows, int32_t x, int32_t n,
+                         int32_t group, const uint8_t **ptr) {
+    const size_t step = (size_t)w->desc->stride[1] * w->pixel_bytes;
+
+    if (w->in_place && !needs_no_padding(w))
+        for (int32_t p = 0; p < n; p++)
+            point_taps(w, rows, x + p, group, ptr + p);
+    else
+        point_run(w, rows, (size_t)group * w->route->group_bytes + (size_t)x * step, step, n, ptr);
+}
+
 /** All pointers of a strip: [tile][segment][pixel]. */
 static void point_strip(walk *w, int32_t n_rows, int32_t group) {
-    const bb_conv_desc *desc = w->desc;
-    const int32_t pixels = w->route->pixels;
-    const size_t step = (size_t)desc->stride[1] * w->pixel_bytes;
-    const bool taps = w->in_place && !needs_no_padding(w);
+    const int32_t pixels = w->route->pixels, width = w->desc->out_width;
     const size_t tile_pointers = (size_t)w->route->segments * (size_t)pixels;
     const uint8_t **tile = w->ptr;
     int32_t p = 0;
 
-    for (int32_t y = 0; y < n_rows; y++) {
-        const uint8_t *const *rows = w->rows + (size_t)y * (size_t)desc->kernel[0];
-        size_t begin = (size_t)group * w->route->group_bytes;
+    for (int32_t y = 0; y < n_rows; y++)
+        for (int32_t x = 0; x < width;) {
+            const int32_t n = min32(pixels - p, width - x);
 
-        for (int32_t x = 0; x < desc->out_width; x++, begin += step) {
-            if (taps)
-                point_taps(w, rows, x, group, tile + p);
-            else
-                point_pixel(w, rows, begin, tile + p);
-            if (++p == pixels) {
+            point_pixels(w, w->rows + (size_t)y * (size_t)w->desc->kernel[0], x, n, group,
+                         tile + p);
+            x += n;
+            p += n;
+            if (p == pixels) {
                 tile += tile_pointers;
                 p = 0;
             }
         }
-    }
     if (p > 0)
         fill_tile(w, tile, p);
 }

@@ -294,17 +294,13 @@ static void finish(const bb_minimal_route *route, const bb_minimal_finish *job) 
         finish_whole(route->form->outputs, job);
 }
 
-static void sum_pixels(const bb_conv_desc *desc, const uint8_t *codes, int32_t n, int32_t *sums) {
-    bb_sum_pixels_avx2(desc, codes, n, sums);
-}
-
 static const bb_minimal_ops ops = {
     .block_channels = BLOCK,
     .most_tiles = MOST_TILES,
     .transform = transform,
     .multiply = multiply,
     .finish = finish,
-    .sum_pixels = sum_pixels,
+    .sum_pixels = bb_sum_pixels_avx2,
 };
 
 BB_MINIMAL_FUNCTIONS(ops)
