@@ -9,6 +9,7 @@ enum {
     STRIP_TILES = 24,  /**< at least: so often the weights of a point are used before the next */
     MEMORY = 1 << 18,  /**< bytes of products that a strip should not exceed */
     CHUNK_PIXELS = 28, /**< of one row, handed to the epilogue together */
+    L1_WEIGHTS = 20 * 1024, /**< with codes beside them */
     L2_WEIGHTS = 1 << 20,
     L3_BYTES = 32,    /**< per cycle, beside the products */
     DEPTH_MAX = 32768 /**< see supports: sums of a point stay below 2^15 * 255 * 128 < 2^31 */
@@ -61,29 +62,36 @@ static int32_t largest_code(const bb_conv_desc *desc) {
     return (1 << desc->activation_bits) - 1;
 }
 
-/** Sums of the positive and of the negative coefficients of a point. */
+/** Sums of the magnitudes of positive and of negative coefficients. */
 typedef struct growth {
     int32_t positive, negative;
 } growth;
 
-static growth growth_of(const int8_t *y, const int8_t *x, int32_t n) {
+static growth growth_of(const int8_t *row, int32_t n) {
     growth g = {0, 0};
 
-    for (int32_t i = 0; i < n; i++)
-        for (int32_t j = 0; j < n; j++) {
-            const int32_t c = y[i] * x[j];
-
-            g.positive += c > 0 ? c : 0;
-            g.negative -= c < 0 ? c : 0;
-        }
+    for (int32_t i = 0; i < n; i++) {
+        g.positive += row[i] > 0 ? row[i] : 0;
+        g.negative -= row[i] < 0 ? row[i] : 0;
+    }
     return g;
+}
+
+/** Of the products of two rows' coefficients. */
+static growth growth_of_both(growth y, growth x) {
+    return (growth){y.positive * x.positive + y.negative * x.negative,
+                    y.positive * x.negative + y.negative * x.positive};
 }
 
 /** True where the codes of every point have at most 256 values. */
 static bool codes_fit(const bb_minimal_form *form, const bb_conv_desc *desc) {
+    growth axis[BB_MINIMAL_AXIS];
+
+    for (int32_t i = 0; i < form->points; i++)
+        axis[i] = growth_of(form->input[i], form->patch);
     for (int32_t y = 0; y < form->points; y++)
         for (int32_t x = 0; x < form->points; x++) {
-            const growth g = growth_of(form->input[y], form->input[x], form->patch);
+            const growth g = growth_of_both(axis[y], axis[x]);
 
             if ((g.positive + g.negative) * largest_code(desc) > 255)
                 return false;
@@ -93,9 +101,13 @@ static bool codes_fit(const bb_minimal_form *form, const bb_conv_desc *desc) {
 
 /** True where weights of lowest..highest stay signed bytes at every point. */
 static bool weights_fit(const bb_minimal_form *form, int32_t lowest, int32_t highest) {
+    growth axis[BB_MINIMAL_AXIS];
+
+    for (int32_t i = 0; i < form->points; i++)
+        axis[i] = growth_of(form->weight[i], 3);
     for (int32_t y = 0; y < form->points; y++)
         for (int32_t x = 0; x < form->points; x++) {
-            const growth g = growth_of(form->weight[y], form->weight[x], 3);
+            const growth g = growth_of_both(axis[y], axis[x]);
 
             if (g.positive * highest - g.negative * lowest > 127 ||
                 g.positive * lowest - g.negative * highest < -128)
@@ -159,6 +171,18 @@ static int32_t strip_rows_of(const bb_conv_desc *desc, const bb_minimal_route *r
     return min32(rows, all);
 }
 
+/** Minus the lowest value of each point: at most 255 where codes_fit. */
+static void set_offsets(bb_minimal_route *route, int32_t top) {
+    const bb_minimal_form *form = route->form;
+
+    for (int32_t p = 0; p < route->points; p++) {
+        const growth y = growth_of(form->input[p / form->points], form->patch);
+        const growth x = growth_of(form->input[p % form->points], form->patch);
+
+        route->offset[p] = (uint8_t)(growth_of_both(y, x).negative * top);
+    }
+}
+
 bb_minimal_route bb_minimal_route_of(const bb_conv_desc *desc, const bb_minimal_ops *ops) {
     const bb_minimal_form *form = bb_minimal_form_for(desc);
     const size_t channels = (size_t)ops->block_channels;
@@ -179,11 +203,9 @@ bb_minimal_route bb_minimal_route_of(const bb_conv_desc *desc, const bb_minimal_
     route.point_bytes = ((size_t)route.steps + 1) * channels * 4;
     route.block_bytes = (size_t)route.points * route.point_bytes + channels * 4;
     route.strip_rows = strip_rows_of(desc, &route);
-    for (int32_t y = 0; y < form->points; y++)
-        for (int32_t x = 0; x < form->points; x++)
-            route.offset[y * form->points + x] = /* minus the lowest value; at most 255 */
-                (uint8_t)(growth_of(form->input[y], form->input[x], form->patch).negative *
-                          largest_code(desc));
+    route.codes_bytes =
+        round64((size_t)(route.strip_rows * route.tiles_x) * route.code_stride + SLACK);
+    set_offsets(&route, largest_code(desc));
     return route;
 }
 
@@ -250,11 +272,11 @@ typedef struct walk {
     const uint8_t *in, *packed;
     bb_tile_fn tile;
     void *user;
-    int32_t y1;                      /**< end of the rows wanted */
-    int32_t columns;                 /**< of a row with its padding */
-    int32_t left;                    /**< of them, padding in front */
-    int32_t inside;                  /**< and of the image */
-    size_t lines_bytes, codes_bytes; /**< of one point */
+    int32_t y1;         /**< end of the rows wanted */
+    int32_t columns;    /**< of a row with its padding */
+    int32_t left;       /**< of them, padding in front */
+    int32_t inside;     /**< and of the image */
+    size_t lines_bytes; /**< of one point */
     /* scratch */
     uint8_t *pad_row;
     uint8_t *lines; /**< [points of the y axis][columns][depth] */
@@ -267,8 +289,6 @@ typedef struct walk {
 } walk;
 
 static void set_geometry(walk *w, const bb_conv_desc *desc, const bb_minimal_route *route) {
-    const size_t tiles = (size_t)route->strip_rows * (size_t)route->tiles_x;
-
     w->desc = desc;
     w->route = route;
     w->form = route->form;
@@ -276,7 +296,6 @@ static void set_geometry(walk *w, const bb_conv_desc *desc, const bb_minimal_rou
     w->left = min32(desc->pad_begin[1], w->columns);
     w->inside = min32(desc->in_width, w->columns - w->left);
     w->lines_bytes = round64((size_t)w->columns * (size_t)route->depth + SLACK);
-    w->codes_bytes = round64(tiles * route->code_stride + SLACK);
 }
 
 static int32_t chunk_tiles(const walk *w) {
@@ -300,7 +319,7 @@ static size_t set_scratch(walk *w, uint8_t *base) {
 
     w->pad_row = carve(base, &used, (size_t)w->inside * (size_t)route->depth + SLACK);
     w->lines = carve(base, &used, (size_t)w->form->points * w->lines_bytes);
-    w->codes = carve(base, &used, (size_t)route->points * w->codes_bytes);
+    w->codes = carve(base, &used, (size_t)route->points * w->route->codes_bytes);
     w->products = carve(base, &used, tiles * route->products_stride * sizeof(int32_t));
     w->acc =
         carve(base, &used, m * m * (size_t)chunk_tiles(w) * BB_MINIMAL_PIXEL * sizeof(int32_t));
@@ -382,7 +401,7 @@ static void make_codes(const walk *w, int32_t row) {
         for (int32_t k = 0; k < w->form->patch; k++)
             pass.in[k] = w->lines + (size_t)i * w->lines_bytes + (size_t)k * depth;
         for (int32_t j = 0; j < axis; j++)
-            pass.out[j] = w->codes + (size_t)(i * axis + j) * w->codes_bytes + first;
+            pass.out[j] = w->codes + (size_t)(i * axis + j) * w->route->codes_bytes + first;
         route->ops->transform(w->form, &pass);
     }
 }
@@ -416,26 +435,37 @@ static void sum_windows(const walk *w, int32_t n) {
     }
 }
 
-/** The products of all tiles of a strip with one block, as even a share in each call as can be. */
-static void multiply_block(const walk *w, int32_t tiles, const uint8_t *block) {
+/** The products of all tiles of a strip with n points of a block, as even a share of the tiles in
+ *  each call as can be. */
+static void multiply_points(const walk *w, int32_t tiles, const uint8_t *block, int32_t p,
+                            int32_t n) {
     const bb_minimal_route *route = w->route;
     const int32_t calls = div_up(tiles, route->ops->most_tiles);
+    const uint8_t *next = block + (size_t)(p + n) * route->point_bytes;
 
-    for (int32_t p = 0; p < route->points; p++)
-        for (int32_t i = 0; i < calls; i++) {
-            const int32_t first = tiles * i / calls, end = tiles * (i + 1) / calls;
-            const bb_minimal_product job = {
-                .codes = w->codes + (size_t)p * w->codes_bytes + (size_t)first * route->code_stride,
-                .weights = block + (size_t)p * route->point_bytes,
-                .next = block + (size_t)(p + 1) * route->point_bytes +
-                        route->point_bytes / (size_t)calls * (size_t)i,
-                .products =
-                    w->products + (size_t)first * route->products_stride + (ptrdiff_t)p * 16,
-                .tiles = end - first,
-            };
+    for (int32_t i = 0; i < calls; i++) {
+        const int32_t first = tiles * i / calls, end = tiles * (i + 1) / calls;
+        const bb_minimal_product job = {
+            .codes = w->codes + (size_t)p * route->codes_bytes + (size_t)first * route->code_stride,
+            .weights = block + (size_t)p * route->point_bytes,
+            .next = next + (size_t)n * route->point_bytes / (size_t)calls * (size_t)i,
+            .products = w->products + (size_t)first * route->products_stride +
+                        (ptrdiff_t)p * BB_MINIMAL_LANES,
+            .tiles = end - first,
+            .points = n,
+        };
 
-            route->ops->multiply(route, &job);
-        }
+        route->ops->multiply(route, &job);
+    }
+}
+
+/** As many points at a time as have their weights in L1 for all tiles. */
+static void multiply_block(const walk *w, int32_t tiles, const uint8_t *block) {
+    const int32_t all = w->route->points, fit = (int32_t)(L1_WEIGHTS / w->route->point_bytes);
+    const int32_t some = fit < 1 ? 1 : min32(fit, all);
+
+    for (int32_t p = 0; p < all; p += some)
+        multiply_points(w, tiles, block, p, min32(some, all - p));
 }
 
 /** Gives n_tiles tiles of one row, from tile t of the strip, to the epilogue. */

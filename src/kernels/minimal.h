@@ -33,8 +33,9 @@
 enum {
     BB_MINIMAL_AXIS = 7, /**< points of one axis, at most */
     BB_MINIMAL_POINTS = BB_MINIMAL_AXIS * BB_MINIMAL_AXIS,
-    BB_MINIMAL_PATCH = 6, /**< inputs of one axis of a tile, at most */
-    BB_MINIMAL_PIXEL = 64 /**< ints from one pixel of finished sums to the next */
+    BB_MINIMAL_PATCH = 6,  /**< inputs of one axis of a tile, at most */
+    BB_MINIMAL_LANES = 16, /**< channels whose products lie side by side */
+    BB_MINIMAL_PIXEL = 64  /**< ints from one pixel of finished sums to the next */
 };
 
 /** One algorithm, the same along both axes. */
@@ -56,15 +57,15 @@ typedef struct bb_minimal_pass {
     const uint8_t *offset; /**< added to each output */
 } bb_minimal_pass;
 
-/** The products of one point of `tiles` tiles with one block. */
+/** The products of some tiles with some points of a block. */
 typedef struct bb_minimal_product {
-    const uint8_t *codes, *weights; /**< weights: bias and bytes of a point of a packed block */
-    const uint8_t *next; /**< this call's share of the weights of the next point, to prefetch */
+    const uint8_t *codes, *weights; /**< of the first point; weights: bias and bytes */
+    const uint8_t *next; /**< this call's share of the weights needed next, to prefetch */
     int32_t *products;
-    int32_t tiles;
+    int32_t tiles, points;
 } bb_minimal_product;
 
-/** One finished tile: products [point][block_channels] to sums. */
+/** One finished tile: products [channels / LANES][point][LANES] to sums. */
 typedef struct bb_minimal_finish {
     const int32_t *products, *parity;
     const int32_t *sums; /**< of the window of each pixel, rows sums_stride apart; if halved */
@@ -99,6 +100,7 @@ struct bb_minimal_route {
     int32_t strip_rows;     /**< rows of tiles taken together */
     size_t code_stride;     /**< bytes from one tile's codes of a point to the next tile's */
     size_t products_stride; /**< ints from one tile's products to the next tile's */
+    size_t codes_bytes;     /**< from one point's codes to the next one's */
     size_t point_bytes, block_bytes; /**< packed */
     uint8_t offset[BB_MINIMAL_POINTS];
 };

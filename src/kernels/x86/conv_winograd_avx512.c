@@ -88,24 +88,27 @@ BB_VNNI static void transform(const bb_minimal_form *form, const bb_minimal_pass
 
 /* ---- products ---- */
 
+/** Changed by the loops. */
 typedef struct loop_args {
     const uint8_t *codes;   /* 0 */
-    const uint8_t *weights; /* 8: the bias first */
+    const uint8_t *weights; /* 8: of each point, the bias first */
     int32_t *products;      /* 16 */
     int64_t code_stride;    /* 24 */
-    int64_t products_bytes; /* 32: of one tile's products to the next */
+    int64_t tile_bytes;     /* 32: of one tile's products to the next */
     int64_t vector_bytes;   /* 40: of one vector's products to the next */
     const uint8_t *next;    /* 48: weights to fetch from far, 128 bytes a step */
+    int64_t points;         /* 56 */
+    int64_t point_bytes;    /* 64: from the end of a tile's codes to those of the next point */
 } loop_args;
 
-/* Tile t: codes at the t-th of r8-r13, sums in zmm(4t) to zmm(4t+3). */
+/* Tile t: codes at the t-th of r8-r13 + rax, sums in zmm(4t) to zmm(4t+3). */
+#define TILE(from, to) "leaq (%%" from ",%%r15), %%" to "\n\t"
 #define BIAS                                                                                       \
     "vmovdqa64 (%%rdx), %%zmm0\n\tvmovdqa64 64(%%rdx), %%zmm1\n\t"                                 \
     "vmovdqa64 128(%%rdx), %%zmm2\n\tvmovdqa64 192(%%rdx), %%zmm3\n\taddq $256, %%rdx\n\t"
-#define START(from, to, a, b, c, d)                                                                \
-    "leaq (%%" from ",%%r15), %%" to "\n\tvmovdqa64 %%zmm0, %%zmm" a "\n\t"                        \
-    "vmovdqa64 %%zmm1, %%zmm" b "\n\tvmovdqa64 %%zmm2, %%zmm" c "\n\t"                             \
-    "vmovdqa64 %%zmm3, %%zmm" d "\n\t"
+#define START(a, b, c, d)                                                                          \
+    "vmovdqa64 %%zmm0, %%zmm" a "\n\tvmovdqa64 %%zmm1, %%zmm" b "\n\t"                             \
+    "vmovdqa64 %%zmm2, %%zmm" c "\n\tvmovdqa64 %%zmm3, %%zmm" d "\n\t"
 #define WEIGHTS                                                                                    \
     "vmovdqa64 (%%rdx), %%zmm24\n\tvmovdqa64 64(%%rdx), %%zmm25\n\t"                               \
     "vmovdqa64 128(%%rdx), %%zmm26\n\tvmovdqa64 192(%%rdx), %%zmm27\n\t"
@@ -118,25 +121,33 @@ typedef struct loop_args {
     "vmovdqu64 %%zmm" c ", (%%rcx,%%rsi,2)\n\tvmovdqu64 %%zmm" d ", (%%rcx,%%r14)\n\t"             \
     "addq %%rbx, %%rcx\n\t"
 
-#define LOOP(start, dot, store)                                                                    \
+#define LOOP(tiles, start, dot, store)                                                             \
     __asm__ volatile(                                                                              \
-        "movq (%0), %%r8\n\tmovq 8(%0), %%rdx\n\tmovq 16(%0), %%rcx\n\t"                           \
-        "movq 24(%0), %%r15\n\tmovq 32(%0), %%rbx\n\tmovq 48(%0), %%r14\n\t" BIAS start            \
-        "xorl %%eax, %%eax\n\t"                                                                    \
-        ".p2align 4\n"                                                                             \
-        "1:\n\t" WEIGHTS dot "prefetcht1 (%%r14)\n\tprefetcht1 64(%%r14)\n\t"                      \
+        "movq (%0), %%r8\n\tmovq 8(%0), %%rdx\n\tmovq 24(%0), %%r15\n\t" tiles                     \
+        "xorl %%eax, %%eax\n"                                                                      \
+        "1:\n\tmovq 48(%0), %%r14\n\t" BIAS start ".p2align 4\n"                                   \
+        "2:\n\t" WEIGHTS dot "prefetcht1 (%%r14)\n\tprefetcht1 64(%%r14)\n\t"                      \
         "subq $-128, %%r14\n\taddq $256, %%rdx\n\taddq $4, %%rax\n\t"                              \
-        "cmpq %%r15, %%rax\n\tjl 1b\n\t"                                                           \
-        "movq 40(%0), %%rsi\n\tleaq (%%rsi,%%rsi,2), %%r14\n\t" store "vzeroupper\n\t"             \
+        "cmpq %%r15, %%rax\n\tjl 2b\n\t"                                                           \
+        "movq %%r14, 48(%0)\n\tmovq 16(%0), %%rcx\n\tmovq 32(%0), %%rbx\n\t"                       \
+        "movq 40(%0), %%rsi\n\tleaq (%%rsi,%%rsi,2), %%r14\n\t" store                              \
+        "addq $64, 16(%0)\n\taddq 64(%0), %%rax\n\tmovq 24(%0), %%r15\n\taddq %%rax, %%r15\n\t"    \
+        "decq 56(%0)\n\tjnz 1b\n\t"                                                                \
+        "vzeroupper\n\t"                                                                           \
         :                                                                                          \
         : "D"(args)                                                                                \
         : BB_ASM_CLOBBERS, BB_ASM_CLOBBERS_512)
 
-#define START2 START("r8", "r9", "4", "5", "6", "7")
-#define START3 START2 START("r9", "r10", "8", "9", "10", "11")
-#define START4 START3 START("r10", "r11", "12", "13", "14", "15")
-#define START5 START4 START("r11", "r12", "16", "17", "18", "19")
-#define START6 START5 START("r12", "r13", "20", "21", "22", "23")
+#define TILE2 TILE("r8", "r9")
+#define TILE3 TILE2 TILE("r9", "r10")
+#define TILE4 TILE3 TILE("r10", "r11")
+#define TILE5 TILE4 TILE("r11", "r12")
+#define TILE6 TILE5 TILE("r12", "r13")
+#define START2 START("4", "5", "6", "7")
+#define START3 START2 START("8", "9", "10", "11")
+#define START4 START3 START("12", "13", "14", "15")
+#define START5 START4 START("16", "17", "18", "19")
+#define START6 START5 START("20", "21", "22", "23")
 #define DOT1 DOT("r8", "0", "1", "2", "3")
 #define DOT2 DOT1 DOT("r9", "4", "5", "6", "7")
 #define DOT3 DOT2 DOT("r10", "8", "9", "10", "11")
@@ -150,40 +161,44 @@ typedef struct loop_args {
 #define STORE5 STORE4 STORE("16", "17", "18", "19")
 #define STORE6 STORE5 STORE("20", "21", "22", "23")
 
-BB_VNNI static void loop_1(const loop_args *args) {
-    LOOP("", DOT1, STORE1);
+BB_VNNI static void loop_1(loop_args *args) {
+    LOOP("", "", DOT1, STORE1);
 }
 
-BB_VNNI static void loop_2(const loop_args *args) {
-    LOOP(START2, DOT2, STORE2);
+BB_VNNI static void loop_2(loop_args *args) {
+    LOOP(TILE2, START2, DOT2, STORE2);
 }
 
-BB_VNNI static void loop_3(const loop_args *args) {
-    LOOP(START3, DOT3, STORE3);
+BB_VNNI static void loop_3(loop_args *args) {
+    LOOP(TILE3, START3, DOT3, STORE3);
 }
 
-BB_VNNI static void loop_4(const loop_args *args) {
-    LOOP(START4, DOT4, STORE4);
+BB_VNNI static void loop_4(loop_args *args) {
+    LOOP(TILE4, START4, DOT4, STORE4);
 }
 
-BB_VNNI static void loop_5(const loop_args *args) {
-    LOOP(START5, DOT5, STORE5);
+BB_VNNI static void loop_5(loop_args *args) {
+    LOOP(TILE5, START5, DOT5, STORE5);
 }
 
-BB_VNNI static void loop_6(const loop_args *args) {
-    LOOP(START6, DOT6, STORE6);
+BB_VNNI static void loop_6(loop_args *args) {
+    LOOP(TILE6, START6, DOT6, STORE6);
 }
 
 static void multiply(const bb_minimal_route *route, const bb_minimal_product *job) {
-    static void (*const loops[MOST_TILES])(const loop_args *args) = {loop_1, loop_2, loop_3,
-                                                                     loop_4, loop_5, loop_6};
-    const loop_args args = {job->codes,
-                            job->weights,
-                            job->products,
-                            (int64_t)route->code_stride,
-                            (int64_t)(route->products_stride * sizeof(int32_t)),
-                            (int64_t)route->points * 64,
-                            job->next};
+    static void (*const loops[MOST_TILES])(loop_args * args) = {loop_1, loop_2, loop_3,
+                                                                loop_4, loop_5, loop_6};
+    loop_args args = {
+        .codes = job->codes,
+        .weights = job->weights,
+        .products = job->products,
+        .code_stride = (int64_t)route->code_stride,
+        .tile_bytes = (int64_t)(route->products_stride * sizeof(int32_t)),
+        .vector_bytes = (int64_t)route->points * LANES * (int64_t)sizeof(int32_t),
+        .next = job->next,
+        .points = job->points,
+        .point_bytes = (int64_t)(route->codes_bytes - route->code_stride),
+    };
 
     loops[job->tiles - 1](&args);
 }
