@@ -33,7 +33,7 @@ check-all: all ## the whole sweeps instead of their seeded samples (long)
 check-peers: all ## compare with ONNX Runtime (needs PyPI)
 	scripts/check-peers.sh $(BUILD)
 
-check-arm: ## the NEON kernels under qemu-user (installs a cross compiler)
+check-arm: ## the NEON kernels, 64-bit and 32-bit, under qemu-user (needs cross compilers)
 	scripts/check-arm.sh
 
 # ISA=avx2 limits both sides to AVX2 and writes to files of their own.

@@ -16,6 +16,12 @@
 #else
 #define BB_ARCH_NEON64 0
 #endif
+/** 64-bit Arm, or 32-bit Arm compiled for NEON (-mfpu=neon). */
+#if BB_ARCH_NEON64 || (defined(__GNUC__) && defined(__ARM_NEON) && !defined(__ARM_BIG_ENDIAN))
+#define BB_ARCH_NEON 1
+#else
+#define BB_ARCH_NEON 0
+#endif
 
 enum {
     BB_CPU_SSSE3 = 1u << 0, /**< with SSE4.1 and SSE4.2 */

@@ -66,7 +66,7 @@ uint32_t bb_cpu_detect(void) {
     return flags;
 }
 
-#elif BB_ARCH_NEON64
+#elif BB_ARCH_NEON
 
 uint32_t bb_cpu_detect(void) {
     return BB_CPU_NEON;

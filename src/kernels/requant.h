@@ -115,9 +115,11 @@ typedef struct bb_requant_kernels {
 
 extern const bb_requant_kernels bb_requant_ref;
 #if defined(__x86_64__)
+extern const bb_requant_kernels bb_requant_ssse3;
 extern const bb_requant_kernels bb_requant_avx2;
 extern const bb_requant_kernels bb_requant_avx512;
 #endif
+extern const bb_requant_kernels bb_requant_neon; /**< where BB_ARCH_NEON */
 /** The fastest set for these BB_CPU_* flags. */
 const bb_requant_kernels *bb_requant_choose(uint32_t cpu);
 

@@ -27,8 +27,10 @@ typedef struct bb_window_kernels {
 
 extern const bb_window_kernels bb_window_ref;
 #if defined(__x86_64__)
+extern const bb_window_kernels bb_window_ssse3;
 extern const bb_window_kernels bb_window_avx2;
 #endif
+extern const bb_window_kernels bb_window_neon; /**< where BB_ARCH_NEON */
 const bb_window_kernels *bb_window_choose(uint32_t cpu);
 
 #endif

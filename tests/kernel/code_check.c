@@ -25,9 +25,10 @@ static struct constants {
     int32_t thresholds[MAX_LIMIT * PADDED], flip[PADDED];
     uint16_t table[(1 << INDEX_BITS) + 1];
     double scale[PADDED], scale2[PADDED], bias[PADDED];
+    float mult_f[PADDED], mult2_f[PADDED], low_f[PADDED], high_f[PADDED];
 } k;
 
-static size_t failures;
+static size_t failures, float_forms;
 
 static int64_t between(bb_rng *rng, int64_t low, int64_t high) {
     return low + (int64_t)bb_rng_below(rng, (uint64_t)(high - low + 1));
@@ -89,6 +90,27 @@ static void random_constants(bb_rng *rng, bb_requant_tables *t) {
         k.table[i] = (uint16_t)bb_rng_below(rng, (uint64_t)t->limit + 1);
     if (bb_rng_below(rng, 4) == 0)
         no_constant_parts(t);
+}
+
+/* Constants that a network might have, small enough for a float form (requant_float.c) as a rule;
+ * largest operands of fill(). */
+static void use_floats(bb_rng *rng, bb_requant_tables *t) {
+    const bb_requant_range range = {.max_z1 = (1 << 25) + 1000, .max_u2 = t->has_z2 ? 65535 : 0};
+    const bb_requant_floats room = {k.mult_f, k.mult2_f, k.low_f, k.high_f};
+    const bool coarse = bb_rng_below(rng, 2); /* whole numbers are met often: undecided brackets */
+    t->has_slope = false;
+    for (int c = 0; c < PADDED; c++) {
+        k.shift[c] = (uint8_t)between(rng, 8, 18);
+        const int64_t one = INT64_C(1) << k.shift[c];
+        k.mult[c] = (int32_t)(coarse ? between(rng, -8, 8) * (one / 8) : between(rng, -4096, 4096));
+        k.mult2[c] = (int32_t)(coarse ? one / 64 : between(rng, -one / 64, one / 64));
+        k.add[c] = between(rng, -t->limit, t->limit) * one + (coarse ? 0 : between(rng, 0, one));
+        k.mult_d[c] = k.mult[c] / (double)one;
+        k.mult2_d[c] = 2.0 * k.mult2[c] / (double)one;
+        k.add_d[c] = (double)(k.add[c] - (t->has_z2 ? t->zero2 : 0) * k.mult2[c]) / (double)one;
+    }
+    bb_requant_use_floats(t, &range, &room);
+    float_forms += t->mult_f != NULL;
 }
 
 static bb_requant_tables random_tables(bb_rng *rng, bool thresholds) {
@@ -185,17 +207,23 @@ static void report(const char *set, const char *what, uint64_t seed) {
 
 /* Gaps between pixels must stay as they were, so all bytes of both outputs are compared. */
 static void check_requant(const bb_requant_kernels *set, int kind, uint64_t seed) {
-    static const char *const names[] = {"linear", "thresholds", "indexed", "to_float"};
-    const bb_requant_fn fn[] = {set->linear, set->thresholds, set->indexed, set->to_float};
+    static const char *const names[] = {"linear", "thresholds", "indexed", "to_float",
+                                        "linear in float"};
+    const bb_requant_fn fn[] = {set->linear, set->thresholds, set->indexed, set->to_float,
+                                set->linear};
     const bb_requant_fn ref[] = {bb_requant_ref.linear, bb_requant_ref.thresholds,
-                                 bb_requant_ref.indexed, bb_requant_ref.to_float};
+                                 bb_requant_ref.indexed, bb_requant_ref.to_float,
+                                 bb_requant_ref.linear};
     bb_rng rng;
     bb_rng_seed(&rng, seed);
     bb_requant_tables t = random_tables(&rng, kind == 1);
     if (kind == 2)
         t.limit = (1 << INDEX_BITS) - 1;
-    operands o =
-        random_operands(&rng, kind == 3, !t.has_z2 && kind != 1 && bb_rng_below(&rng, 3) == 0);
+    if (kind == 4)
+        use_floats(&rng, &t);
+    const bool average = !t.has_z2 && kind != 1 && kind != 4 && bb_rng_below(&rng, 3) == 0;
+    operands o = random_operands(&rng, kind == 3, average);
+    o.job.no_border = k.border[0] == 0 && memcmp(k.border, k.border + 1, sizeof(k.border) - 4) == 0;
     uint8_t *expected = malloc(o.out_bytes);
     if (!expected)
         exit(1);
@@ -267,12 +295,12 @@ int main(int argc, char **argv) {
         const bb_requant_kernels *requant = bb_requant_choose(flags);
         const bb_window_kernels *window = bb_window_choose(flags);
         for (uint64_t i = 0; i < count; i++) {
-            for (int kind = 0; kind < 4; kind++)
+            for (int kind = 0; kind < 5; kind++)
                 check_requant(requant, kind, seed + i);
             check_window(window, seed + i);
         }
         printf("%s: %s, %s\n", levels[level], requant->name, window->name);
     }
-    printf("%zu differences\n", failures);
-    return failures ? 1 : 0;
+    printf("%zu differences, %zu float forms\n", failures, float_forms);
+    return failures || float_forms == 0 ? 1 : 0;
 }

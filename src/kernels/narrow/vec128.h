@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /**
  * @file vec128.h
- * The few 128-bit operations that the narrow kernels need, for SSE4.1 and for NEON. All lanes wrap.
+ * The few 128-bit operations that the narrow kernels need, for SSE4.1 and for NEON of 64-bit and of
+ * 32-bit Arm. Integer lanes wrap. V_DOUBLE: there are vectors of doubles (vecd).
  */
 #ifndef BB_KERNELS_NARROW_VEC128_H
 #define BB_KERNELS_NARROW_VEC128_H
@@ -97,7 +98,117 @@ V_FN static inline vec v_zip16_hi(vec a, vec b) {
     return _mm_unpackhi_epi16(a, b);
 }
 
-#elif BB_ARCH_NEON64
+V_FN static inline vec v_load64(const void *p) /**< eight bytes and zeros */
+{
+    return _mm_loadl_epi64(p);
+}
+V_FN static inline void v_store64(void *p, vec a) {
+    _mm_storel_epi64(p, a);
+}
+V_FN static inline vec v_xor(vec a, vec b) {
+    return _mm_xor_si128(a, b);
+}
+V_FN static inline vec v_min8(vec a, vec b) /**< unsigned */
+{
+    return _mm_min_epu8(a, b);
+}
+V_FN static inline vec v_max8(vec a, vec b) /**< unsigned */
+{
+    return _mm_max_epu8(a, b);
+}
+V_FN static inline vec v_max16(vec a, vec b) /**< unsigned */
+{
+    return _mm_max_epu16(a, b);
+}
+V_FN static inline vec v_more32(vec a, vec b) /**< all ones where a > b */
+{
+    return _mm_cmpgt_epi32(a, b);
+}
+/** Eight signed 32-bit lanes as 16-bit ones, saturated to -32768..32767. */
+V_FN static inline vec v_pack32(vec a, vec b) {
+    return _mm_packs_epi32(a, b);
+}
+/** The same, saturated to 0..65535. */
+V_FN static inline vec v_pack32_u(vec a, vec b) {
+    return _mm_packus_epi32(a, b);
+}
+/** Signed 16-bit lanes as bytes in the lower half, saturated to 0..255. */
+V_FN static inline vec v_pack16(vec a) {
+    return _mm_packus_epi16(a, a);
+}
+V_FN static inline bool v_any(vec a) /**< a bit is set */
+{
+    return !_mm_testz_si128(a, a);
+}
+
+typedef __m128 vecf; /**< four floats */
+
+V_FN static inline vecf vf_load(const float *p) {
+    return _mm_loadu_ps(p);
+}
+V_FN static inline void vf_store(float *p, vecf a) {
+    _mm_storeu_ps(p, a);
+}
+V_FN static inline vecf vf_mul(vecf a, vecf b) {
+    return _mm_mul_ps(a, b);
+}
+V_FN static inline vecf vf_add(vecf a, vecf b) {
+    return _mm_add_ps(a, b);
+}
+V_FN static inline vecf vf_set(float a) {
+    return _mm_set1_ps(a);
+}
+V_FN static inline vecf vf_from32(vec a) {
+    return _mm_cvtepi32_ps(a);
+}
+V_FN static inline vec vf_to32(vecf a) /**< truncated; must fit */
+{
+    return _mm_cvttps_epi32(a);
+}
+
+#define V_DOUBLE 1
+
+typedef struct vecd { /**< four doubles */
+    __m128d lo, hi;
+} vecd;
+
+V_FN static inline vecd vd_load(const double *p) {
+    return (vecd){_mm_loadu_pd(p), _mm_loadu_pd(p + 2)};
+}
+V_FN static inline vecd vd_set(double a) {
+    return (vecd){_mm_set1_pd(a), _mm_set1_pd(a)};
+}
+V_FN static inline vecd vd_mul(vecd a, vecd b) {
+    return (vecd){_mm_mul_pd(a.lo, b.lo), _mm_mul_pd(a.hi, b.hi)};
+}
+V_FN static inline vecd vd_add(vecd a, vecd b) {
+    return (vecd){_mm_add_pd(a.lo, b.lo), _mm_add_pd(a.hi, b.hi)};
+}
+V_FN static inline vecd vd_div(vecd a, vecd b) {
+    return (vecd){_mm_div_pd(a.lo, b.lo), _mm_div_pd(a.hi, b.hi)};
+}
+V_FN static inline vecd vd_min(vecd a, vecd b) {
+    return (vecd){_mm_min_pd(a.lo, b.lo), _mm_min_pd(a.hi, b.hi)};
+}
+/** negative where value < 0, else positive. */
+V_FN static inline vecd vd_choose(vecd value, vecd positive, vecd negative) {
+    const __m128d zero = _mm_setzero_pd();
+
+    return (vecd){_mm_blendv_pd(positive.lo, negative.lo, _mm_cmplt_pd(value.lo, zero)),
+                  _mm_blendv_pd(positive.hi, negative.hi, _mm_cmplt_pd(value.hi, zero))};
+}
+V_FN static inline vecd vd_from32(vec a) {
+    return (vecd){_mm_cvtepi32_pd(a), _mm_cvtepi32_pd(_mm_unpackhi_epi64(a, a))};
+}
+/** Truncated; some negative number below the range of 32 bits, at most INT32_MAX above zero. */
+V_FN static inline vec vd_to32(vecd a) {
+    return _mm_unpacklo_epi64(_mm_cvttpd_epi32(a.lo), _mm_cvttpd_epi32(a.hi));
+}
+V_FN static inline vecf vd_to_float(vecd a) {
+    return _mm_movelh_ps(_mm_cvtpd_ps(a.lo), _mm_cvtpd_ps(a.hi));
+}
+
+#elif BB_ARCH_NEON
 
 #include <arm_neon.h>
 
@@ -105,6 +216,40 @@ V_FN static inline vec v_zip16_hi(vec a, vec b) {
 #define V_CODE_MAX 127 /**< products are signed */
 
 typedef uint8x16_t vec;
+
+#if BB_ARCH_NEON64
+
+#define V_PAIR_SUMS(type, a, b) vpaddq_##type(a, b)
+#define V_PRODUCTS_HIGH(type, a, b) vmull_high_##type(a, b)
+#define V_ZIP(type, n, a, b) vzip##n##q_##type(a, b)
+
+static inline vec v_look(vec table, vec index) {
+    return vqtbl1q_u8(table, index);
+}
+static inline bool v_any(vec a) {
+    return vmaxvq_u8(a) != 0;
+}
+
+#else /* 32-bit Arm works on halves where 64-bit Arm has whole vectors */
+
+#define V_PAIR_SUMS(type, a, b)                                                                    \
+    vcombine_##type(vpadd_##type(vget_low_##type(a), vget_high_##type(a)),                         \
+                    vpadd_##type(vget_low_##type(b), vget_high_##type(b)))
+#define V_PRODUCTS_HIGH(type, a, b) vmull_##type(vget_high_##type(a), vget_high_##type(b))
+#define V_ZIP(type, n, a, b) vzipq_##type(a, b).val[(n)-1]
+
+static inline vec v_look(vec table, vec index) {
+    const uint8x8x2_t halves = {{vget_low_u8(table), vget_high_u8(table)}};
+
+    return vcombine_u8(vtbl2_u8(halves, vget_low_u8(index)), vtbl2_u8(halves, vget_high_u8(index)));
+}
+static inline bool v_any(vec a) {
+    const uint64x2_t v = vreinterpretq_u64_u8(a);
+
+    return (vgetq_lane_u64(v, 0) | vgetq_lane_u64(v, 1)) != 0;
+}
+
+#endif
 
 static inline vec v_load(const void *p) {
     return vld1q_u8(p);
@@ -151,36 +296,142 @@ static inline vec v_nibble_high(vec a) {
 static inline vec v_shl32(vec a, int32_t n) {
     return vreinterpretq_u8_u32(vshlq_u32(vreinterpretq_u32_u8(a), vdupq_n_s32(n)));
 }
-static inline vec v_look(vec table, vec index) {
-    return vqtbl1q_u8(table, index);
+static inline int16x8_t v_pair_sums16(int16x8_t a, int16x8_t b) {
+    return V_PAIR_SUMS(s16, a, b);
+}
+static inline int32x4_t v_pair_sums32(int32x4_t a, int32x4_t b) {
+    return V_PAIR_SUMS(s32, a, b);
 }
 static inline vec v_pairs(vec codes, vec weights) {
     const int8x16_t u = vreinterpretq_s8_u8(codes), w = vreinterpretq_s8_u8(weights);
 
     return vreinterpretq_u8_s16(
-        vpaddq_s16(vmull_s8(vget_low_s8(u), vget_low_s8(w)), vmull_high_s8(u, w)));
+        v_pair_sums16(vmull_s8(vget_low_s8(u), vget_low_s8(w)), V_PRODUCTS_HIGH(s8, u, w)));
 }
 static inline vec v_pairs16(vec a, vec b) {
     const int16x8_t u = vreinterpretq_s16_u8(a), w = vreinterpretq_s16_u8(b);
 
     return vreinterpretq_u8_s32(
-        vpaddq_s32(vmull_s16(vget_low_s16(u), vget_low_s16(w)), vmull_high_s16(u, w)));
+        v_pair_sums32(vmull_s16(vget_low_s16(u), vget_low_s16(w)), V_PRODUCTS_HIGH(s16, u, w)));
 }
 static inline vec v_widen(vec a) {
     return vreinterpretq_u8_s32(vpaddlq_s16(vreinterpretq_s16_u8(a)));
 }
 static inline vec v_zip8_lo(vec a, vec b) {
-    return vzip1q_u8(a, b);
+    return V_ZIP(u8, 1, a, b);
 }
 static inline vec v_zip8_hi(vec a, vec b) {
-    return vzip2q_u8(a, b);
+    return V_ZIP(u8, 2, a, b);
 }
 static inline vec v_zip16_lo(vec a, vec b) {
-    return vreinterpretq_u8_u16(vzip1q_u16(vreinterpretq_u16_u8(a), vreinterpretq_u16_u8(b)));
+    return vreinterpretq_u8_u16(V_ZIP(u16, 1, vreinterpretq_u16_u8(a), vreinterpretq_u16_u8(b)));
 }
 static inline vec v_zip16_hi(vec a, vec b) {
-    return vreinterpretq_u8_u16(vzip2q_u16(vreinterpretq_u16_u8(a), vreinterpretq_u16_u8(b)));
+    return vreinterpretq_u8_u16(V_ZIP(u16, 2, vreinterpretq_u16_u8(a), vreinterpretq_u16_u8(b)));
 }
+static inline vec v_load64(const void *p) {
+    return vcombine_u8(vld1_u8(p), vdup_n_u8(0));
+}
+static inline void v_store64(void *p, vec a) {
+    vst1_u8(p, vget_low_u8(a));
+}
+static inline vec v_xor(vec a, vec b) {
+    return veorq_u8(a, b);
+}
+static inline vec v_min8(vec a, vec b) {
+    return vminq_u8(a, b);
+}
+static inline vec v_max8(vec a, vec b) {
+    return vmaxq_u8(a, b);
+}
+static inline vec v_max16(vec a, vec b) {
+    return vreinterpretq_u8_u16(vmaxq_u16(vreinterpretq_u16_u8(a), vreinterpretq_u16_u8(b)));
+}
+static inline vec v_more32(vec a, vec b) {
+    return vreinterpretq_u8_u32(vcgtq_s32(vreinterpretq_s32_u8(a), vreinterpretq_s32_u8(b)));
+}
+static inline vec v_pack32(vec a, vec b) {
+    return vreinterpretq_u8_s16(
+        vcombine_s16(vqmovn_s32(vreinterpretq_s32_u8(a)), vqmovn_s32(vreinterpretq_s32_u8(b))));
+}
+static inline vec v_pack32_u(vec a, vec b) {
+    return vreinterpretq_u8_u16(
+        vcombine_u16(vqmovun_s32(vreinterpretq_s32_u8(a)), vqmovun_s32(vreinterpretq_s32_u8(b))));
+}
+static inline vec v_pack16(vec a) {
+    return vcombine_u8(vqmovun_s16(vreinterpretq_s16_u8(a)), vdup_n_u8(0));
+}
+
+typedef float32x4_t vecf;
+
+static inline vecf vf_load(const float *p) {
+    return vld1q_f32(p);
+}
+static inline void vf_store(float *p, vecf a) {
+    vst1q_f32(p, a);
+}
+static inline vecf vf_mul(vecf a, vecf b) {
+    return vmulq_f32(a, b);
+}
+static inline vecf vf_add(vecf a, vecf b) {
+    return vaddq_f32(a, b);
+}
+static inline vecf vf_set(float a) {
+    return vdupq_n_f32(a);
+}
+static inline vecf vf_from32(vec a) {
+    return vcvtq_f32_s32(vreinterpretq_s32_u8(a));
+}
+static inline vec vf_to32(vecf a) {
+    return vreinterpretq_u8_s32(vcvtq_s32_f32(a));
+}
+
+#if BB_ARCH_NEON64
+
+#define V_DOUBLE 1
+
+typedef struct vecd {
+    float64x2_t lo, hi;
+} vecd;
+
+static inline vecd vd_load(const double *p) {
+    return (vecd){vld1q_f64(p), vld1q_f64(p + 2)};
+}
+static inline vecd vd_set(double a) {
+    return (vecd){vdupq_n_f64(a), vdupq_n_f64(a)};
+}
+static inline vecd vd_mul(vecd a, vecd b) {
+    return (vecd){vmulq_f64(a.lo, b.lo), vmulq_f64(a.hi, b.hi)};
+}
+static inline vecd vd_add(vecd a, vecd b) {
+    return (vecd){vaddq_f64(a.lo, b.lo), vaddq_f64(a.hi, b.hi)};
+}
+static inline vecd vd_div(vecd a, vecd b) {
+    return (vecd){vdivq_f64(a.lo, b.lo), vdivq_f64(a.hi, b.hi)};
+}
+static inline vecd vd_min(vecd a, vecd b) {
+    return (vecd){vminq_f64(a.lo, b.lo), vminq_f64(a.hi, b.hi)};
+}
+static inline vecd vd_choose(vecd value, vecd positive, vecd negative) {
+    return (vecd){vbslq_f64(vcltzq_f64(value.lo), negative.lo, positive.lo),
+                  vbslq_f64(vcltzq_f64(value.hi), negative.hi, positive.hi)};
+}
+static inline vecd vd_from32(vec a) {
+    const int32x4_t v = vreinterpretq_s32_u8(a);
+
+    return (vecd){vcvtq_f64_s64(vmovl_s32(vget_low_s32(v))), vcvtq_f64_s64(vmovl_high_s32(v))};
+}
+static inline vec vd_to32(vecd a) {
+    return vreinterpretq_u8_s32(
+        vcombine_s32(vqmovn_s64(vcvtq_s64_f64(a.lo)), vqmovn_s64(vcvtq_s64_f64(a.hi))));
+}
+static inline vecf vd_to_float(vecd a) {
+    return vcombine_f32(vcvt_f32_f64(a.lo), vcvt_f32_f64(a.hi));
+}
+
+#else
+#define V_DOUBLE 0
+#endif
 
 #endif
 #endif

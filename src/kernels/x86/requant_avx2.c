@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Eight channels at a time, channels outside so that their constants stay in registers. The last
- * channels of a tile (n_channels % 8) go through copies of 8 lanes, because neither the tile nor
- * the output may be touched beyond its end. */
+/* Eight channels at a time, channels outside so that their constants stay in registers. */
 #include "kernels/x86/requant_x86.h"
 
 #if defined(__x86_64__)
@@ -321,49 +319,12 @@ AVX2 static void float_groups(const bb_requant_tables *t, const bb_requant_job *
     }
 }
 
-static const void *at_channel(const void *p, bb_element type, size_t i) {
-    return (const uint8_t *)p + i * bb_element_size(type);
-}
-
-/* The last n < 8 channels: one pixel at a time through 8-lane copies. */
-static void run_tail(bb_requant_fn groups, const bb_requant_tables *t, const bb_requant_job *job,
-                     int32_t done, size_t n) {
-    int32_t z1[LANES] = {0}, out[LANES];
-    uint16_t z2[LANES] = {0};
-    bb_requant_job tail = *job;
-    tail.n_pixels = 1;
-    tail.c0 = job->c0 + done;
-    tail.n_channels = LANES;
-    tail.z1 = z1;
-    tail.z2 = z2;
-    tail.out = out;
-    const size_t size1 = bb_element_size(job->z1_type), size2 = bb_element_size(job->z2_type),
-                 size_out = bb_element_size(job->out_type);
-    for (size_t p = 0; p < (size_t)job->n_pixels; p++) {
-        memcpy(z1, at_channel(job->z1, job->z1_type, p * job->z1_stride + (size_t)done), n * size1);
-        if (t->has_z2)
-            memcpy(z2, at_channel(job->z2, job->z2_type, p * job->z2_stride + (size_t)done),
-                   n * size2);
-        groups(t, &tail);
-        memcpy((uint8_t *)job->out + (p * job->out_stride + (size_t)done) * size_out, out,
-               n * size_out);
-    }
-}
-
-static void run_all(bb_requant_fn groups, const bb_requant_tables *t, const bb_requant_job *job) {
-    const int32_t done = job->n_channels / LANES * LANES;
-    if (done > 0)
-        groups(t, job);
-    if (done < job->n_channels)
-        run_tail(groups, t, job, done, (size_t)(job->n_channels - done));
-}
-
 static void linear_float(const bb_requant_tables *t, const bb_requant_job *job) {
     bb_requant_float_avx2(t, job, linear_groups_chosen);
 }
 
 static void linear(const bb_requant_tables *t, const bb_requant_job *job) {
-    run_all(bb_requant_is_float(t, job) ? linear_float : linear_groups_chosen, t, job);
+    bb_requant_by_eights(bb_requant_is_float(t, job) ? linear_float : linear_groups_chosen, t, job);
 }
 
 static void indexed(const bb_requant_tables *t, const bb_requant_job *job) {
@@ -371,7 +332,7 @@ static void indexed(const bb_requant_tables *t, const bb_requant_job *job) {
     if (t->has_slope)
         bb_requant_ref.indexed(t, job);
     else
-        run_all(indexed_groups, t, job);
+        bb_requant_by_eights(indexed_groups, t, job);
 }
 
 static void thresholds(const bb_requant_tables *t, const bb_requant_job *job) {
@@ -379,11 +340,11 @@ static void thresholds(const bb_requant_tables *t, const bb_requant_job *job) {
     if (t->padded > (size_t)INT32_MAX / (size_t)t->limit)
         bb_requant_ref.thresholds(t, job);
     else
-        run_all(threshold_groups, t, job);
+        bb_requant_by_eights(threshold_groups, t, job);
 }
 
 static void to_float(const bb_requant_tables *t, const bb_requant_job *job) {
-    run_all(float_groups, t, job);
+    bb_requant_by_eights(float_groups, t, job);
 }
 
 const bb_requant_kernels bb_requant_avx2 = {"requant_avx2", linear, thresholds, indexed, to_float};
