@@ -99,7 +99,6 @@ static void tap_outputs(bb_context *context, size_t index) {
 
 static void run_nodes(bb_context *context) {
     const bb_engine *engine = context->engine;
-    bb_pool_wake(context->pool);
     for (size_t i = 0; i < engine->model->n_nodes; i++) {
         const uint64_t start = context->timing ? bb_now_ns() : 0;
         engine->nodes[i].run(context, &engine->nodes[i]);
@@ -108,7 +107,6 @@ static void run_nodes(bb_context *context) {
         if (context->tap)
             tap_outputs(context, i);
     }
-    bb_pool_rest(context->pool);
 }
 
 static bb_status check_pointers(const void *const *inputs, size_t n_inputs,
@@ -129,7 +127,9 @@ bb_status bb_context_run(bb_context *context, const void *const *inputs, void *c
                           err));
     for (size_t i = 0; i < model->n_inputs; i++)
         BB_TRY(bb_input_load(context, model->inputs[i], inputs[i], err));
+    bb_pool_wake(context->pool);
     run_nodes(context);
+    bb_pool_rest(context->pool);
     for (size_t i = 0; i < model->n_outputs; i++)
         bb_output_store(context, model->outputs[i], outputs[i]);
     return BB_STATUS_OK;
@@ -140,11 +140,13 @@ bb_status bb_context_run_f32(bb_context *context, const float *const *inputs, fl
     const bb_model *model = context->engine->model;
     BB_TRY(check_pointers((const void *const *)inputs, model->n_inputs,
                           (const void *const *)outputs, model->n_outputs, err));
+    bb_pool_wake(context->pool);
     for (size_t i = 0; i < model->n_inputs; i++)
         bb_input_load_f32(context, model->inputs[i], inputs[i]);
     run_nodes(context);
     for (size_t i = 0; i < model->n_outputs; i++)
         bb_output_store_f32(context, model->outputs[i], outputs[i]);
+    bb_pool_rest(context->pool);
     return BB_STATUS_OK;
 }
 

@@ -219,8 +219,14 @@ typedef struct bb_pool_span {
 } bb_pool_span;
 bb_pool_span bb_pool_span_at(const bb_geometry *geometry, int axis, int32_t out, int32_t size);
 
-/** u = clamp(floor(x*inv_step + zero + 0.5)) to 0..top in double; not-a-number gives 0. */
-uint16_t bb_quantize_value(float x, double inv_step, double zero, int32_t top);
+/** u = clamp(floor(x*inv_step + zero + 0.5)) to 0..top in double; not-a-number gives 0. Truncation
+ *  is the floor of what is not negative. Without branches, so that loops become vector code. */
+static inline uint16_t bb_quantize_value(float x, double inv_step, double zero, int32_t top) {
+    double u = (double)x * inv_step + zero + 0.5;
+    u = u >= 0.0 ? u : 0.0;
+    u = u < (double)top ? u : (double)top;
+    return (uint16_t)(int32_t)u;
+}
 /** The constants of bb_quantize_value for one tensor: u = x / (2 step) + (L + a0) / 2. */
 void bb_quantize_constants(float step, int32_t zero, double *inv_step, double *offset);
 

@@ -11,14 +11,6 @@ void bb_quantize_constants(float step, int32_t zero, double *inv_step, double *o
     *offset = 0.5 * (double)zero;
 }
 
-/* Truncation is the floor of what is not negative. */
-uint16_t bb_quantize_value(float x, double inv_step, double zero, int32_t top) {
-    const double u = (double)x * inv_step + zero + 0.5;
-    if (!(u >= 0.0))
-        return 0;
-    return u >= (double)top ? (uint16_t)top : (uint16_t)u;
-}
-
 static uint16_t largest_u8(const uint8_t *codes, size_t n) {
     uint8_t largest = 0;
     for (size_t i = 0; i < n; i++)
@@ -79,30 +71,63 @@ void bb_output_store(const bb_context *context, int tensor, void *data) {
         memcpy(data, from, t->elements * bb_element_size(t->type));
 }
 
-static void store_code(uint8_t *data, bb_element type, size_t i, uint16_t code) {
-    if (type == BB_ELEMENT_U8)
-        data[i] = (uint8_t)code;
+/* ---- real values to codes ----------------------------------------------------------------------
+ */
+
+enum { LOAD_PIXELS = 4096, LOAD_BLOCK = 256 };
+
+typedef struct load_job {
+    const bb_plan_tensor *tensor;
+    const float *from; /**< NCHW */
+    uint8_t *to;
+    double inv_step, zero;
+    size_t tasks; /**< of one image */
+} load_job;
+
+/* One channel of a few pixels: quantized side by side, then spread over the pixels. */
+static void load_block(const load_job *job, const float *from, size_t pixel, size_t channel,
+                       size_t n) {
+    const size_t channels = (size_t)job->tensor->c, first = pixel * channels + channel;
+    uint16_t codes[LOAD_BLOCK];
+    for (size_t p = 0; p < n; p++)
+        codes[p] = bb_quantize_value(from[p], job->inv_step, job->zero, job->tensor->top);
+    if (job->tensor->type == BB_ELEMENT_U8)
+        for (size_t p = 0; p < n; p++)
+            job->to[first + p * channels] = (uint8_t)codes[p];
     else
-        ((uint16_t *)(void *)data)[i] = code;
+        for (size_t p = 0; p < n; p++)
+            ((uint16_t *)(void *)job->to)[first + p * channels] = codes[p];
+}
+
+static void load_task(void *user, size_t task, size_t worker) {
+    const load_job *job = user;
+    const bb_plan_tensor *t = job->tensor;
+    const size_t pixels = (size_t)t->h * (size_t)t->w, channels = (size_t)t->c;
+    const size_t image = task / job->tasks, first = task % job->tasks * LOAD_PIXELS;
+    const size_t end = pixels - first < LOAD_PIXELS ? pixels : first + LOAD_PIXELS;
+    (void)worker;
+    for (size_t p = first; p < end; p += LOAD_BLOCK) {
+        const size_t n = end - p < LOAD_BLOCK ? end - p : LOAD_BLOCK;
+        for (size_t c = 0; c < channels; c++)
+            load_block(job, job->from + (image * channels + c) * pixels + p, image * pixels + p, c,
+                       n);
+    }
 }
 
 void bb_input_load_f32(bb_context *context, int tensor, const float *data) {
     const bb_plan_tensor *t = &context->engine->tensors[tensor];
-    uint8_t *to = bb_tensor_data(context, tensor);
-    const size_t pixels = (size_t)t->h * (size_t)t->w, channels = (size_t)t->c;
-    double inv_step, zero;
+    const size_t pixels = (size_t)t->h * (size_t)t->w;
+    load_job job = {.tensor = t,
+                    .from = data,
+                    .to = bb_tensor_data(context, tensor),
+                    .tasks = (pixels + LOAD_PIXELS - 1) / LOAD_PIXELS};
     if (t->type == BB_ELEMENT_F32) {
-        floats_to_nhwc(t, data, (float *)(void *)to);
+        floats_to_nhwc(t, data, (float *)(void *)job.to);
         return;
     }
-    bb_quantize_constants(context->engine->profile->tensors[tensor].step, t->zero, &inv_step,
-                          &zero);
-    for (size_t n = 0; n < (size_t)t->n; n++)
-        for (size_t c = 0; c < channels; c++)
-            for (size_t p = 0; p < pixels; p++)
-                store_code(to, t->type, (n * pixels + p) * channels + c,
-                           bb_quantize_value(data[(n * channels + c) * pixels + p], inv_step, zero,
-                                             t->top));
+    bb_quantize_constants(context->engine->profile->tensors[tensor].step, t->zero, &job.inv_step,
+                          &job.zero);
+    bb_pool_run(context->pool, job.tasks * (size_t)t->n, load_task, &job);
 }
 
 void bb_output_store_f32(const bb_context *context, int tensor, float *data) {
