@@ -13,7 +13,7 @@ enum { MAX_PROFILES = 16, NAME_SIZE = 256 };
 typedef struct quantize_arguments {
     const char *calib, *calib_split, *profiles, *first_last, *effort, *config, *budget, *format;
     size_t calib_count, weight_bits, activation_bits, residual_bits, seed, threads;
-    cli_list bits;
+    cli_list bits, outputs;
     bool dry_run, allow_leak;
 } quantize_arguments;
 
@@ -256,6 +256,8 @@ static int quantize(const quantize_arguments *a, parsed_options *p, const cli_ar
     bool usage_error = false;
     bb_graph_info_init(&info);
     bb_status status = bb_import_onnx(args->positional[0], &graph, &err);
+    if (status == BB_STATUS_OK && a->outputs.n)
+        status = bb_graph_extract(graph, NULL, 0, a->outputs.items, a->outputs.n, &err);
     if (status == BB_STATUS_OK)
         status = bb_graph_get_info(graph, &info, &err);
     if (status == BB_STATUS_OK && !check_arguments(a, args, info.quantized))
@@ -319,6 +321,8 @@ int cmd_quantize(int argc, char **argv) {
              "bits of the first and last layer (w8a8)", 0, 0},
             {"residual-bits", 0, CLI_UINT, &a.residual_bits, "B",
              "bits of values kept for residual adds (8)", 8, 16},
+            {"outputs", 0, CLI_LIST, &a.outputs, "TENSOR",
+             "end the network at this tensor and drop what follows; repeat", 0, 0},
             {"effort", 'e', CLI_STRING, &a.effort, "fast|default|best",
              "time spent on finding good codes", 0, 0},
             {"config", 0, CLI_STRING, &a.config, "FILE.json",
