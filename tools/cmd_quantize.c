@@ -229,6 +229,24 @@ static bb_status make_model(const bb_graph *graph, const quantize_arguments *a,
     return status;
 }
 
+/* Calibration images are made to the config's measure. */
+static bb_status check_input(const bb_graph_info *info, const bb_config *config, const char *path,
+                             bb_error *err) {
+    int channels, height, width;
+    bb_config_input(config, &channels, &height, &width);
+    const int64_t have[] = {channels, height, width}, *want = info->input_dims + 1;
+    for (int i = 0; i < 3; i++) {
+        if (want[i] == have[i] || want[i] < 0)
+            continue;
+        snprintf(err->message, sizeof(err->message),
+                 "%s: its input has %lldx%lldx%lld (CxHxW), its config says %dx%dx%d", path,
+                 (long long)want[0], (long long)want[1], (long long)want[2], channels, height,
+                 width);
+        return err->status = BB_STATUS_INVALID_ARGUMENT;
+    }
+    return BB_STATUS_OK;
+}
+
 static bool check_arguments(const quantize_arguments *a, const cli_args *args, bool low_bit) {
     if (!a->dry_run && args->n < 2)
         cli_usage_error("quantize", "missing OUT.bbm (only --dry-run needs none)");
@@ -264,6 +282,8 @@ static int quantize(const quantize_arguments *a, parsed_options *p, const cli_ar
         usage_error = true;
     if (status == BB_STATUS_OK && !usage_error)
         status = net_load_config(args->positional[0], a->config, &config, &err);
+    if (status == BB_STATUS_OK && !usage_error)
+        status = check_input(&info, config, args->positional[0], &err);
     if (status == BB_STATUS_OK && !usage_error)
         status = net_read_labels(config, &labels, &err);
     if (status == BB_STATUS_OK && !usage_error) {

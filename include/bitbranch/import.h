@@ -35,6 +35,7 @@ typedef struct bb_graph_info {
     uint64_t float32_bytes; /**< parameters at 4 bytes each */
     uint64_t macs;          /**< per image, 0 where shapes stay symbolic */
     int quantized;          /**< 1 where the graph carries its own low-bit quantizers */
+    int64_t input_dims[4];  /**< of input 0 in its own order; -1 = open, 0 beyond its rank */
 } bb_graph_info;
 BB_API void bb_graph_info_init(bb_graph_info *info);
 BB_API bb_status bb_graph_get_info(const bb_graph *graph, bb_graph_info *info, bb_error *err);

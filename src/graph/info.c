@@ -68,6 +68,10 @@ bb_status bb_graph_get_info(const bb_graph *graph, bb_graph_info *info, bb_error
     info->outputs = graph->n_outputs;
     info->float32_bytes = graph->parameter_bytes;
     info->quantized = bb_graph_is_quantized(graph);
+    memset(info->input_dims, 0, sizeof(info->input_dims));
+    const bb_value *input = graph->n_inputs ? &graph->values[graph->inputs[0]] : NULL;
+    for (int i = 0; input && i < input->rank && i < 4; i++)
+        info->input_dims[i] = input->dims[i] < 0 ? -1 : input->dims[i];
     info->macs = 0;
     for (size_t i = 0; i < graph->n_nodes; i++)
         info->macs += node_macs(graph, &graph->nodes[i]);

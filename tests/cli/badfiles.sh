@@ -23,6 +23,9 @@ cp "$ROOT/examples/fashion-mnist/fashion.json" net.json
 cp "$ROOT/examples/fashion-mnist/labels.txt" . 2>/dev/null || true
 refuses 1 "nowhere" bitbranch eval net.onnx nowhere
 refuses 1 "nowhere" bitbranch quantize net.onnx out.bbm --calib nowhere
+sed 's/28/64/; s/"none"/"stretch"/' net.json >large.json
+refuses 1 "1x28x28.*1x64x64" bitbranch quantize net.onnx out.bbm --calib nowhere --config large.json
+rm large.json
 head -c 1000 net.onnx >short.onnx
 cp net.json short.json
 refuses 1 "short.onnx" bitbranch quantize short.onnx out.bbm --calib nowhere
