@@ -23,6 +23,14 @@
 #define BB_ARCH_NEON 0
 #endif
 
+/** The assembler that comes with these compilers knows AVX-VNNI. */
+#if BB_ARCH_X86_64 && ((defined(__clang_major__) && __clang_major__ >= 12) ||                      \
+                       (!defined(__clang_major__) && __GNUC__ >= 11))
+#define BB_ASM_AVX_VNNI 1
+#else
+#define BB_ASM_AVX_VNNI 0
+#endif
+
 enum {
     BB_CPU_SSSE3 = 1u << 0, /**< with SSE4.1 and SSE4.2 */
     BB_CPU_AVX2 = 1u << 1,

@@ -103,7 +103,7 @@ static bool agree(trial *t, uint32_t cpu, uint32_t m, uint32_t k, bool depthwise
 uint32_t bb_conv_trusted(uint32_t cpu) {
     static const struct {
         uint32_t m, k;
-    } pairs[] = {{1, 1}, {2, 1}, {4, 1}, {4, 2}, {7, 2}, {8, 8}};
+    } pairs[] = {{1, 1}, {2, 1}, {4, 1}, {4, 2}, {5, 4}, {7, 2}, {8, 8}};
     trial *t;
     bool ok;
 
