@@ -177,6 +177,9 @@ def main():
     try:
         import torch  # noqa: F401
     except ImportError:
+        # Debian's packages belong to Debian's interpreter, which may not be the first one found.
+        if sys.executable != "/usr/bin/python3" and os.path.exists("/usr/bin/python3"):
+            os.execv("/usr/bin/python3", ["/usr/bin/python3"] + sys.argv)
         sys.exit("bench-train: skipped, python3-torch is not installed")
     results = {}
     for _ in range(args.rounds):

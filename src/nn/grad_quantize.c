@@ -102,11 +102,13 @@ static bb_status backward(bb_gradient *g, const bb_grad_entry *entry, bb_error *
     return bb_grad_add(g, node->in[0], p->layout, args[2].buffer, err);
 }
 
-/* Elements that share a step: of a weight tensor all, of activations those of one image. */
+/* Elements that share a step: of a weight tensor all, of activations those of one image. Steps
+ * along axis 0 belong to weights, wherever these come from. */
 static double sharing(const bb_gradient *g, const bb_node *node, const bb_fake_plan *p) {
     const bb_nn_tensor *x = bb_nn_input(g->ex, node, 0);
     double n = (double)x->elements / (double)p->channels;
-    return g->values[node->in[0]].from_input && x->rank > 1 ? n / (double)x->dims[0] : n;
+    bool weights = !g->values[node->in[0]].from_input || (p->channels > 1 && p->outer == 1);
+    return !weights && x->rank > 1 ? n / (double)x->dims[0] : n;
 }
 
 bb_status bb_grad_build_fake_quantize(bb_gradient *g, const bb_node *node, bb_error *err) {
