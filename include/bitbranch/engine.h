@@ -32,6 +32,10 @@ typedef struct bb_engine_options {
     /** 1: at creation every convolution kernel that may be the fastest is measured on each layer
      *  (milliseconds a layer) and the fastest is used, unless `kernel` says which. */
     int tune;
+    /** Bytes that packed weights may take, as far as there are kernels that need so little; 0 =
+     *  2.5 times the bit planes of layers of one or two bits and 4 times those of the others, but
+     * at least 4 MiB. SIZE_MAX = no limit. */
+    size_t packed_limit;
 } bb_engine_options;
 BB_API void bb_engine_options_init(bb_engine_options *options);
 

@@ -63,7 +63,9 @@ static bb_status build(bb_engine *engine, const bb_engine_options *options, bb_e
     BB_TRY(choose_kernel(engine, options->kernel, err));
     BB_TRY(bind_shapes(engine, options->input_dims, err));
     BB_TRY(bb_plan_tensors(engine, options->profile, err));
-    return bb_plan_nodes(engine, err);
+    BB_TRY(bb_plan_nodes(engine, err));
+    return engine->wanted_kernel ? BB_STATUS_OK
+                                 : bb_plan_budget(engine, options->packed_limit, err);
 }
 
 static bb_status check_options(const bb_model *model, const bb_engine_options *options,

@@ -134,6 +134,8 @@ size_t bb_padded_channels(size_t channels);
 
 bb_status bb_plan_conv(bb_engine *engine, bb_plan_node *plan, bb_error *err);
 void bb_conv_plan_release(bb_conv_plan *conv);
+/** Packs the blocks that have no packed weights, for their kernels. */
+bb_status bb_conv_repack(bb_engine *engine, bb_plan_node *plan, bb_error *err);
 
 /** What border vectors are made of, per output channel. */
 typedef struct bb_border_input {
@@ -167,6 +169,13 @@ bb_status bb_plan_requant(bb_engine *engine, const bb_requant_use *use, bb_plan_
  *  becomes the block's kernel. weights: b + o of the block's channels. */
 bb_status bb_tune_block(bb_engine *engine, const int16_t *weights, int32_t strip,
                         bb_conv_block *block, bb_error *err);
+
+/* ---- budget.c ----------------------------------------------------------------------------------
+ */
+
+/** Exchanges kernels, where packed weights take more than `limit` bytes (0 = a multiple of the bit
+ *  planes), for slower ones that need less, those first that lose least for a byte saved. */
+bb_status bb_plan_budget(bb_engine *engine, size_t limit, bb_error *err);
 
 /* ---- plan_float.c -------------------------------------------------------------------------------
  */

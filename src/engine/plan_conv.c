@@ -106,6 +106,22 @@ static partition choose_partition(const bb_engine *engine, const bb_conv_desc *d
     return best;
 }
 
+/* weights: of the whole layer. */
+static bb_status pack_block(bb_engine *engine, const int16_t *weights, bb_conv_block *block,
+                            bb_error *err) {
+    const bb_conv_desc *d = &block->desc;
+    const size_t row =
+        (size_t)d->kernel[0] * (size_t)d->kernel[1] * (size_t)(d->in_channels / d->groups);
+    const size_t bytes = block->kernel->packed_size(d);
+    block->packed = bb_alloc_aligned(bytes);
+    if (!block->packed)
+        return bb_fail_memory(err, "packed weights");
+    engine->packed_bytes += bytes;
+    block->kernel->pack(d, weights + (size_t)block->c0 * row, block->packed);
+    bb_engine_need_scratch(engine, block->kernel->scratch_size(d));
+    return BB_STATUS_OK;
+}
+
 static bb_status plan_block(bb_engine *engine, const bb_conv_desc *whole, int32_t c0, int32_t c1,
                             int32_t strip, const int16_t *weights, bb_conv_block *block,
                             bb_error *err) {
@@ -117,14 +133,7 @@ static bb_status plan_block(bb_engine *engine, const bb_conv_desc *whole, int32_
     block->kernel = bb_conv_choose(&block->desc, engine->cpu, engine->wanted_kernel);
     if (engine->tune && !engine->wanted_kernel)
         BB_TRY(bb_tune_block(engine, weights + (size_t)c0 * row, strip, block, err));
-    const size_t bytes = block->kernel->packed_size(&block->desc);
-    block->packed = bb_alloc_aligned(bytes);
-    if (!block->packed)
-        return bb_fail_memory(err, "packed weights");
-    engine->packed_bytes += bytes;
-    block->kernel->pack(&block->desc, weights + (size_t)c0 * row, block->packed);
-    bb_engine_need_scratch(engine, block->kernel->scratch_size(&block->desc));
-    return BB_STATUS_OK;
+    return pack_block(engine, weights, block, err);
 }
 
 static bb_status plan_blocks(bb_engine *engine, const bb_conv_desc *d, size_t n,
@@ -169,15 +178,18 @@ static bb_status plan_with_weights(bb_engine *engine, bb_plan_node *plan, bb_con
     return plan_outputs(engine, plan, bb_border_max_p(&border), err);
 }
 
-bb_status bb_plan_conv(bb_engine *engine, bb_plan_node *plan, bb_error *err) {
-    const bb_planes *planes = plan->node->planes;
-    bb_conv_desc desc = describe(engine, plan);
+static int16_t *allocate_weights(const bb_planes *planes) {
     size_t n;
+    if (!bb_size_mul((size_t)planes->taps * planes->depth, planes->rows, &n))
+        return NULL;
+    return bb_alloc_array(n, sizeof(int16_t));
+}
+
+bb_status bb_plan_conv(bb_engine *engine, bb_plan_node *plan, bb_error *err) {
+    bb_conv_desc desc = describe(engine, plan);
     plan->run = bb_run_conv;
     plan->conv = bb_engine_array(engine, 1, sizeof(*plan->conv));
-    int16_t *weights = NULL;
-    if (bb_size_mul((size_t)planes->taps * planes->depth, planes->rows, &n))
-        weights = bb_alloc_array(n, sizeof(*weights));
+    int16_t *weights = allocate_weights(plan->node->planes);
     if (!plan->conv || !weights) {
         bb_free(weights);
         return bb_fail_memory(err, "a convolution plan");
@@ -186,6 +198,24 @@ bb_status bb_plan_conv(bb_engine *engine, bb_plan_node *plan, bb_error *err) {
     bb_free(weights);
     if (engine->tensors[plan->node->out[0]].elements > engine->accumulator_count)
         engine->accumulator_count = engine->tensors[plan->node->out[0]].elements;
+    return status;
+}
+
+static bb_status repack(bb_engine *engine, bb_plan_node *plan, int16_t *weights, bb_error *err) {
+    bb_conv_desc ignored = {0};
+    BB_TRY(read_weights(engine, plan->node, &ignored, weights, err));
+    for (size_t i = 0; i < plan->conv->n_blocks; i++)
+        if (!plan->conv->blocks[i].packed)
+            BB_TRY(pack_block(engine, weights, &plan->conv->blocks[i], err));
+    return BB_STATUS_OK;
+}
+
+bb_status bb_conv_repack(bb_engine *engine, bb_plan_node *plan, bb_error *err) {
+    int16_t *weights = allocate_weights(plan->node->planes);
+    if (!weights)
+        return bb_fail_memory(err, "a convolution plan");
+    const bb_status status = repack(engine, plan, weights, err);
+    bb_free(weights);
     return status;
 }
 

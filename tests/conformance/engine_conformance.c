@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Engine == plain integer arithmetic, bit for bit: every tensor and every accumulator of random
- * models, on every instruction set of this machine, with 1, 2 and 3 threads.
+ * models, on every instruction set of this machine, with 1, 2 and 3 threads and little memory.
  *
  *     engine_conformance [--all] [--seed N] [--only M K]
  *
@@ -18,7 +18,7 @@
 
 typedef struct setting {
     const char *cpu, *kernel;
-    size_t threads;
+    size_t threads, packed_limit;
 } setting;
 
 typedef struct comparison {
@@ -134,6 +134,7 @@ static void check_setting(const ref_result *r, size_t profile, const setting *s,
     options.cpu = s->cpu;
     options.kernel = s->kernel;
     options.threads = s->threads;
+    options.packed_limit = s->packed_limit;
     options.profile = profile;
     if (bb_engine_create(r->model, &options, &engine, &err) != BB_STATUS_OK) {
         report(label, "engine:", err.message);
@@ -178,6 +179,7 @@ static void check_model(const bb_model *model, size_t profile, uint64_t seed, co
     ref_run(&r);
     for (size_t threads = 1; threads <= 3; threads++)
         check_setting(&r, profile, &(setting){.threads = threads}, title);
+    check_setting(&r, profile, &(setting){.threads = 1, .packed_limit = 1}, title);
     for (size_t i = 0; i < BB_COUNT(levels); i++) {
         uint32_t flags;
         if (bb_cpu_parse(levels[i], &flags, NULL) == BB_STATUS_OK &&

@@ -26,7 +26,7 @@ if [ -e "$onnx" ] && [ -e "$images" ]; then
 else
     echo "no ResNet-18 in $data: only the network with random weights"
 fi
-for cpu in all avx512vbmi avx512 avxvnni avx2 ssse3; do
+for cpu in all avx512vbmi avx512vnni avx512 avxvnni avx2 ssse3; do
     for threads in 1 2; do
         mask=$cpu
         [ "$cpu" != all ] || mask=

@@ -245,6 +245,38 @@ static void tuning_takes_the_fastest(void **state) {
     bb_engine_destroy(engine);
 }
 
+static size_t packed_bytes_within(const fixture *f, size_t limit, const char *kernel) {
+    bb_engine_options options;
+    bb_engine *engine;
+    bb_engine_options_init(&options);
+    options.packed_limit = limit;
+    options.kernel = kernel;
+    assert_int_equal(bb_engine_create(f->model, &options, &engine, NULL), BB_STATUS_OK);
+    size_t sum = 0;
+    for (size_t i = 0; i < f->model->n_nodes; i++) {
+        const bb_conv_plan *conv = engine->nodes[i].conv;
+        for (size_t b = 0; conv && b < conv->n_blocks; b++)
+            sum += conv->blocks[b].kernel->packed_size(&conv->blocks[b].desc);
+    }
+    assert_int_equal(engine->packed_bytes, sum);
+    bb_engine_destroy(engine);
+    return sum;
+}
+
+/* A limit exchanges kernels only as far as it must, and never a kernel that was named. */
+static void packed_weights_keep_to_their_limit(void **state) {
+    const fixture *f = *state;
+    const size_t free = packed_bytes_within(f, SIZE_MAX, NULL);
+    const size_t least = packed_bytes_within(f, 1, NULL);
+    assert_true(least <= free);
+    assert_int_equal(packed_bytes_within(f, free, NULL), free);
+    assert_int_equal(packed_bytes_within(f, 0, NULL), free); /* far below 4 MiB */
+    for (size_t limit = free; limit >= least; limit -= 64)
+        assert_true(packed_bytes_within(f, limit, NULL) <= limit);
+    assert_int_equal(packed_bytes_within(f, 1, "conv_ref"),
+                     packed_bytes_within(f, SIZE_MAX, "conv_ref"));
+}
+
 /* ---- boundary -------------------------------------------------------------------------------- */
 
 static void descriptions_are_complete(void **state) {
@@ -575,6 +607,7 @@ int main(void) {
         TEST(creation_survives_lack_of_memory),
         TEST(mask_selects_the_reference),
         TEST(tuning_takes_the_fastest),
+        TEST(packed_weights_keep_to_their_limit),
         TEST(descriptions_are_complete),
         TEST(bad_inputs_are_refused),
         TEST(runs_allocate_nothing),
