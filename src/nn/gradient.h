@@ -59,7 +59,7 @@ typedef struct bb_gradient_options {
     /** Graph inputs (value indices) whose gradient is wanted. */
     const int *wanted;
     size_t n_wanted;
-    bool forward_only; /**< no backward pass: evaluation with the same kernels */
+    bool forward_only; /**< no backward pass; parameters can still be written between runs */
 } bb_gradient_options;
 
 /**
