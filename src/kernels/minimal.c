@@ -10,9 +10,8 @@ enum {
     MEMORY = 1 << 18,  /**< bytes of products that a strip should not exceed */
     CHUNK_PIXELS = 28, /**< of one row, handed to the epilogue together */
     L1_WEIGHTS = 20 * 1024, /**< with codes beside them */
-    L2_WEIGHTS = 1 << 20,
-    L3_BYTES = 32,    /**< per cycle, beside the products */
-    DEPTH_MAX = 32768 /**< see supports: sums of a point stay below 2^15 * 255 * 128 < 2^31 */
+    L3_BYTES = 12,          /**< per cycle, beside the products */
+    DEPTH_MAX = 32768       /**< see supports: sums of a point stay below 2^15 * 255 * 128 < 2^31 */
 };
 
 /* D = 4, 36 and 16. */
@@ -137,7 +136,7 @@ static double weight_of(const bb_minimal_form *form, const bb_conv_desc *desc) {
     const double tiles =
         (double)div_up(desc->out_height, form->outputs) * div_up(desc->out_width, form->outputs);
 
-    return tiles * weights / 120 + (weights > L2_WEIGHTS ? weights / L3_BYTES : 0);
+    return tiles * weights / 120 + weights / L3_BYTES;
 }
 
 const bb_minimal_form *bb_minimal_form_for(const bb_conv_desc *desc) {

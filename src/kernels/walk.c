@@ -94,6 +94,10 @@ static int32_t blocks_of(const bb_conv_desc *desc, const bb_conv_route *route) {
     return div_up(desc->out_channels / groups_of(desc, route), route->block_channels);
 }
 
+bool bb_route_large(const bb_conv_desc *desc, const bb_conv_route *route) {
+    return (size_t)blocks_of(desc, route) * route->block_bytes > L2_WEIGHTS;
+}
+
 size_t bb_walk_packed_size(const bb_conv_desc *desc, const bb_conv_route *route) {
     return (size_t)groups_of(desc, route) * (size_t)blocks_of(desc, route) * route->block_bytes;
 }
@@ -133,7 +137,7 @@ static int32_t ring_rows_of(const bb_conv_desc *desc, int32_t strip_rows) {
 /** Rows of a strip: enough pixels to fill tiles, all that fit where weights are large. */
 static int32_t strip_rows_of(const bb_conv_desc *desc, const bb_conv_route *route,
                              size_t row_bytes) {
-    const bool large = (size_t)blocks_of(desc, route) * route->block_bytes > L2_WEIGHTS;
+    const bool large = bb_route_large(desc, route);
     int32_t rows = large ? desc->out_height : div_up(STRIP_PIXELS, desc->out_width);
 
     for (int32_t i = 0; !large && i < route->pixels; i++)
@@ -443,12 +447,18 @@ static void emit(const walk *w, int32_t y0, int32_t q, int32_t n, int32_t c0, in
     }
 }
 
+/** Blocks that are taken in one round over the tiles, where rounds are outside. */
+static int32_t round_blocks(const walk *w) {
+    return w->route->call_blocks > 0 ? w->route->call_blocks
+                                     : BB_TILE_STRIDE / w->route->block_channels;
+}
+
 /**
  * What tile q of a strip should prefetch while it computes from a block on: of the blocks that the
  * next round over the tiles takes a share of its own, so that all have come by then.
  */
 static const uint8_t *next_weights(const walk *w, int32_t q, int32_t n_pixels, int32_t block) {
-    const int32_t step = BB_TILE_STRIDE / w->route->block_channels;
+    const int32_t step = round_blocks(w);
     const size_t bytes = (size_t)step * w->route->block_bytes;
 
     return w->packed + (size_t)block * w->route->block_bytes + bytes +
@@ -516,21 +526,18 @@ static void run_tile_blocks(const walk *w, int32_t y0, int32_t q, int32_t n_pixe
 
 /** Tiles outside, weights streaming past them; the other way round where weights are large. */
 static void run_group(const walk *w, int32_t y0, int32_t n_pixels, int32_t group) {
-    const int32_t per_tile = BB_TILE_STRIDE / w->route->block_channels;
-    const int32_t pixels = w->route->pixels;
+    void (*const run)(const walk *w, int32_t y0, int32_t q, int32_t n_pixels, int32_t group,
+                      int32_t b) = w->route->call_blocks > 0 ? run_tile_blocks : run_tile;
+    const int32_t step = round_blocks(w), pixels = w->route->pixels;
 
-    if (w->route->call_blocks > 0) {
-        for (int32_t q = 0; q < n_pixels; q += pixels)
-            for (int32_t b = 0; b < w->blocks; b += w->route->call_blocks)
-                run_tile_blocks(w, y0, q, n_pixels, group, b);
-    } else if ((size_t)w->blocks * w->route->block_bytes > L2_WEIGHTS) {
-        for (int32_t b = 0; b < w->blocks; b += per_tile)
+    if (bb_route_large(w->desc, w->route)) {
+        for (int32_t b = 0; b < w->blocks; b += step)
             for (int32_t q = 0; q < n_pixels; q += pixels)
-                run_tile(w, y0, q, n_pixels, group, b);
+                run(w, y0, q, n_pixels, group, b);
     } else {
         for (int32_t q = 0; q < n_pixels; q += pixels)
-            for (int32_t b = 0; b < w->blocks; b += per_tile)
-                run_tile(w, y0, q, n_pixels, group, b);
+            for (int32_t b = 0; b < w->blocks; b += step)
+                run(w, y0, q, n_pixels, group, b);
     }
 }
 

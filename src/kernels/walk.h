@@ -86,6 +86,9 @@ void bb_put_bytes(const bb_conv_route *route, uint8_t *block, int32_t lane, int3
                   const int16_t *weights, int32_t n, bool halved);
 /** Fills segments and segment_bytes from group_bytes. */
 void bb_route_segments(const bb_conv_desc *desc, bb_conv_route *route);
+/** True where packed weights are large, so that every block stays in cache for a round over the
+ *  tiles of a strip. */
+bool bb_route_large(const bb_conv_desc *desc, const bb_conv_route *route);
 /** True where a segment is a whole kernel row. */
 bool bb_route_merged(const bb_conv_desc *desc);
 

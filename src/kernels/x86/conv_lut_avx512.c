@@ -31,6 +31,7 @@ enum {
     GROUP = 6,
     TABLE = 64,
     BLOCKS = 8,            /**< of 64 channels, in one call */
+    LARGE_BLOCKS = 2,      /**< the same where weights are large: one round over the tiles each */
     L1_TABLES = 24 * 1024, /**< tables that one pass over the blocks should not exceed */
     CHUNKS_MAX = 4096
 };
@@ -48,6 +49,7 @@ typedef struct loop_args {
     int64_t twos;              /* 56: chunks of two groups of a segment */
     int64_t odd;               /* 64: 1 = and one of a single group */
     int64_t second;            /* 72: duos: packed bytes from one block to the next */
+    const uint8_t *next;       /* 80: weights to fetch from far, 64 bytes a step */
 } loop_args;
 
 /** Kernel scratch. */
@@ -117,10 +119,11 @@ static bool supports(const bb_conv_desc *desc) {
     "movq 24(%%rsi), %%r11\n\taddq $32, %%rsi\n\tmovq 72(%0), %%r12\n\t"
 
 #define BEGIN(pointers, resume)                                                                    \
-    "movq (%0), %%rsi\n\tmovq 8(%0), %%rdx\n\tmovq 48(%0), %%rcx\n\t"                              \
+    "movq (%0), %%rsi\n\tmovq 8(%0), %%rdx\n\tmovq 48(%0), %%rcx\n\tmovq 80(%0), %%r15\n\t"        \
     "vmovdqu64 (%%rcx), %%zmm31\n\tmovq 16(%0), %%rcx\n\t" resume "movq 24(%0), %%r14\n"           \
     "1:\n\t" pointers "movq 40(%0), %%rax\n\t"
 #define NEXT(step_bytes) "addq $" step_bytes ", %%rdx\n\taddq $64, %%rax\n\t"
+#define FETCH "prefetcht1 (%%r15)\n\taddq $64, %%r15\n\t"
 #define END(store)                                                                                 \
     "decq %%r14\n\tjnz 1b\n\tmovq 16(%0), %%rcx\n\t" store "vzeroupper\n\t" : : "D"(args)          \
         : BB_ASM_CLOBBERS, BB_ASM_CLOBBERS_512
@@ -133,7 +136,7 @@ static bool supports(const bb_conv_desc *desc) {
                       "2:\n\tmovq (%%rbx), %%rcx\n\taddq $8, %%rbx\n\t" load set NEXT(             \
                           step_bytes) "decq %%rcx\n\tjz 4f\n\t"                                    \
                                       ".p2align 4\n"                                               \
-                                      "3:\n\t" load add NEXT(                                      \
+                                      "3:\n\t" load add FETCH NEXT(                                \
                                           step_bytes) "decq %%rcx\n\tjnz 3b\n"                     \
                                                       "4:\n\t" fold                                \
                                                       "cmpq $0, (%%rbx)\n\tjne 2b\n\t" END(store))
@@ -143,7 +146,7 @@ static bool supports(const bb_conv_desc *desc) {
     __asm__ volatile(BEGIN(                                                                        \
         pointers, resume) "movq 56(%0), %%rcx\n\ttestq %%rcx, %%rcx\n\tjz 3f\n\t"                  \
                           ".p2align 4\n"                                                           \
-                          "2:\n\t" load2 two NEXT(step_bytes)                                      \
+                          "2:\n\t" load2 two FETCH NEXT(step_bytes)                                \
                               NEXT(step_bytes) "decq %%rcx\n\tjnz 2b\n"                            \
                                                "3:\n\tcmpq $0, 64(%0)\n\tje 4f\n\t" load set NEXT( \
                                                    step_bytes) fold "4:\n\t" END(store))
@@ -337,6 +340,7 @@ static void add_groups(sweep *s, int32_t groups) {
         s->args.weights = s->job->weights + (size_t)b * route->block_bytes + s->offset;
         s->args.sums = w->sums[b];
         loop(route, &s->args);
+        s->args.next += (ptrdiff_t)groups * (TABLE / 2);
     }
     s->filled += groups;
     s->offset += (size_t)groups * step_bytes(route);
@@ -403,6 +407,7 @@ static void block(const bb_tile_job *job) {
             .twos = route->steps / 2,
             .odd = route->steps % 2,
             .second = (int64_t)route->block_bytes,
+            .next = job->next,
         };
         s.offset = 0;
         s.shift = 1 + part * route->part_bits;
@@ -530,6 +535,8 @@ static bb_conv_route route_of(const bb_conv_desc *desc) {
     route.steps = (int32_t)(route.segment_bytes / TABLE);
     route.call_segments = segments_per_call(desc, &route);
     route.block_bytes = (size_t)route.segments * (size_t)route.steps * step_bytes(&route);
+    if (route.call_blocks > LARGE_BLOCKS && bb_route_large(desc, &route))
+        route.call_blocks = LARGE_BLOCKS;
     return route;
 }
 
