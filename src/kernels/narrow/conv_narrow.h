@@ -73,21 +73,16 @@ static bool narrow_int8_supports(const bb_conv_desc *desc) {
 /** Steps begin..end-1 of a segment added to 16-bit sums. */
 V_FN static inline void narrow_int8_steps(const uint8_t *const *ptr, const uint8_t *w,
                                           int32_t begin, int32_t end, narrow_sums *s) {
-    for (int32_t i = begin; i < end; i++) {
-        const vec w0 = v_load(w + (ptrdiff_t)i * N_STEP);
-        const vec w1 = v_load(w + (ptrdiff_t)i * N_STEP + 16);
-        const vec w2 = v_load(w + (ptrdiff_t)i * N_STEP + 32);
-        const vec w3 = v_load(w + (ptrdiff_t)i * N_STEP + 48);
-
+    w += (ptrdiff_t)begin * N_STEP;
+    for (int32_t i = begin; i < end; i++, w += N_STEP)
         for (int p = 0; p < NARROW_PIXELS; p++) {
             const vec u = v_dup32(ptr[p] + (ptrdiff_t)i * 4);
 
-            s->v[p][0] = v_add16(s->v[p][0], v_pairs(u, w0));
-            s->v[p][1] = v_add16(s->v[p][1], v_pairs(u, w1));
-            s->v[p][2] = v_add16(s->v[p][2], v_pairs(u, w2));
-            s->v[p][3] = v_add16(s->v[p][3], v_pairs(u, w3));
+            s->v[p][0] = v_add_pairs(s->v[p][0], u, v_load(w));
+            s->v[p][1] = v_add_pairs(s->v[p][1], u, v_load(w + 16));
+            s->v[p][2] = v_add_pairs(s->v[p][2], u, v_load(w + 32));
+            s->v[p][3] = v_add_pairs(s->v[p][3], u, v_load(w + 48));
         }
-    }
 }
 
 V_FN static void narrow_int8_block(const bb_tile_job *job) {
@@ -234,18 +229,15 @@ static bool narrow_lut_supports(const bb_conv_desc *desc) {
 /** Groups begin..end-1 of a segment added to byte sums. */
 V_FN static inline void narrow_lut_groups(const uint8_t *const *ptr, ptrdiff_t base,
                                           const uint8_t *w, int32_t n, narrow_sums *s) {
-    for (int32_t i = 0; i < n; i++, w += N_STEP, base += 16) {
-        const vec i0 = v_load(w), i1 = v_load(w + 16), i2 = v_load(w + 32), i3 = v_load(w + 48);
-
+    for (int32_t i = 0; i < n; i++, w += N_STEP, base += 16)
         for (int p = 0; p < NARROW_PIXELS; p++) {
             const vec table = v_load(ptr[p] + base);
 
-            s->v[p][0] = v_add8(s->v[p][0], v_look(table, i0));
-            s->v[p][1] = v_add8(s->v[p][1], v_look(table, i1));
-            s->v[p][2] = v_add8(s->v[p][2], v_look(table, i2));
-            s->v[p][3] = v_add8(s->v[p][3], v_look(table, i3));
+            s->v[p][0] = v_add_look(s->v[p][0], table, v_load(w));
+            s->v[p][1] = v_add_look(s->v[p][1], table, v_load(w + 16));
+            s->v[p][2] = v_add_look(s->v[p][2], table, v_load(w + 32));
+            s->v[p][3] = v_add_look(s->v[p][3], table, v_load(w + 48));
         }
-    }
 }
 
 /** S += bytes as 16-bit lanes, H += their high bytes. */

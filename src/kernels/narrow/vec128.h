@@ -85,6 +85,19 @@ V_FN static inline vec v_pairs16(vec a, vec b) {
 V_FN static inline vec v_widen(vec a) {
     return _mm_madd_epi16(a, _mm_set1_epi16(1));
 }
+/* The inner steps. SSE overwrites an operand: from the intrinsics, gcc copies sums instead of
+ * codes and stores one in every step. */
+#define V_STEP(name, multiply, add)                                                                \
+    V_FN static inline vec name(vec sum, vec a, vec b) {                                           \
+        vec product;                                                                               \
+                                                                                                   \
+        __asm__("movdqa %2, %1\n\t" multiply " %3, %1\n\t" add " %1, %0"                           \
+                : "+x"(sum), "=&x"(product)                                                        \
+                : "x"(a), "x"(b));                                                                 \
+        return sum;                                                                                \
+    }
+V_STEP(v_add_pairs, "pmaddubsw", "paddw") /**< v_add16(sum, v_pairs(a, b)) */
+V_STEP(v_add_look, "pshufb", "paddb")     /**< v_add8(sum, v_look(a, b)) */
 V_FN static inline vec v_zip8_lo(vec a, vec b) {
     return _mm_unpacklo_epi8(a, b);
 }
@@ -313,6 +326,12 @@ static inline vec v_pairs16(vec a, vec b) {
 
     return vreinterpretq_u8_s32(
         v_pair_sums32(vmull_s16(vget_low_s16(u), vget_low_s16(w)), V_PRODUCTS_HIGH(s16, u, w)));
+}
+static inline vec v_add_pairs(vec sum, vec a, vec b) {
+    return v_add16(sum, v_pairs(a, b));
+}
+static inline vec v_add_look(vec sum, vec a, vec b) {
+    return v_add8(sum, v_look(a, b));
 }
 static inline vec v_widen(vec a) {
     return vreinterpretq_u8_s32(vpaddlq_s16(vreinterpretq_s16_u8(a)));
