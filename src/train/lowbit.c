@@ -166,8 +166,8 @@ static bb_status add_parameter(inserter *in, const bb_lowbit_parameter *p) {
     return BB_STATUS_OK;
 }
 
-static bb_status add_step_parameter(inserter *in, int value) {
-    return add_parameter(in, &(bb_lowbit_parameter){value, 1.0f, 0.0f, SMALLEST_STEP, FLT_MAX});
+static bb_status add_step_parameter(inserter *in, int value, float rate) {
+    return add_parameter(in, &(bb_lowbit_parameter){value, rate, 0.0f, SMALLEST_STEP, FLT_MAX});
 }
 
 const bb_lowbit_parameter *bb_lowbit_parameters(const bb_lowbit *lowbit, size_t *n) {
@@ -340,7 +340,7 @@ static bb_status make_learned_input(inserter *in, const bb_value_class *k, uint3
         input->zero = bb_fake_constant(in->l->graph, "zero", &zero, 0);
     if (input->step < 0 || (strcmp(input->kind, "affine") == 0 && input->zero < 0))
         return bb_fail_memory(in->err, "activation steps");
-    return add_step_parameter(in, input->step);
+    return add_step_parameter(in, input->step, 1.0f);
 }
 
 static bb_status make_input(inserter *in, size_t p, size_t block, bb_lowbit_input *input) {
@@ -447,11 +447,13 @@ static bb_status make_latents(inserter *in, bb_lowbit_layer *layer) {
 static bb_status make_weight_step(inserter *in, bb_lowbit_layer *layer) {
     uint32_t bits[BB_QUANTIZE_MAX_PROFILES];
     size_t n = 0;
+    uint32_t fewest = layer->most_bits;
     layer->step = -1;
     if (layer->weights != BB_LOWBIT_WEIGHTS_LEARNED)
         return BB_STATUS_OK;
     for (size_t p = 0; p < in->l->n_profiles; p++) {
         bool again = false;
+        fewest = layer->bits[p] < fewest ? layer->bits[p] : fewest;
         for (size_t i = 0; i < n; i++)
             again |= bits[i] == layer->bits[p];
         if (!again)
@@ -467,7 +469,9 @@ static bb_status make_weight_step(inserter *in, bb_lowbit_layer *layer) {
     bb_free(steps);
     if (layer->step < 0)
         return bb_fail_memory(in->err, "weight steps");
-    return add_step_parameter(in, layer->step);
+    /* The profile of the fewest bits has steps 2^t times as large. Its gradient arrives 2^t times
+     * as large at one that is 2^t times as small: the rate that suits it is 4^t times as low. */
+    return add_step_parameter(in, layer->step, ldexpf(1.0f, -2 * (int)(layer->most_bits - fewest)));
 }
 
 static int add_binary_node(bb_graph *graph, bb_op op, const char *name, int a, int b) {

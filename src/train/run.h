@@ -43,9 +43,12 @@ bb_status bb_run_stage(bb_run *run, bb_error *err);
  */
 
 /** The float network that a stage starts with: an earlier stage's, a file's, or a new one. */
-bb_status bb_run_source(const bb_run *run, const bb_stage *stage, bb_graph **graph, bb_error *err);
+bb_status bb_run_source(bb_run *run, const bb_stage *stage, bb_graph **graph, bb_error *err);
 /** An .onnx file brought into the form that is trained: any batch size, no softmax at the end. */
 bb_status bb_run_import(const bb_run *run, const char *path, bb_graph **graph, bb_error *err);
+
+/** Gives every convolution without BatchNormalization one that changes nothing (unfold.c). */
+bb_status bb_run_unfold(bb_run *run, bb_graph *graph, bb_error *err);
 
 /* ---- measure.c
  * -----------------------------------------------------------------------------------

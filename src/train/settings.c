@@ -200,13 +200,15 @@ static bb_status read_network(bb_settings *s, const bb_path_rules *rules,
                               const bb_json_object *top) {
     static const char *const keys[] = {"kind",   "classes",    "blocks", "widths",
                                        "hidden", "activation", NULL};
-    static const char *const file_keys[] = {"file", NULL};
+    static const char *const file_keys[] = {"file", "batch_norm", NULL};
     bb_json_object network;
     bool found;
     BB_TRY(bb_json_require(top, "network"));
     BB_TRY(bb_json_member(top, "network", "network.", &network, &found));
     if (json_object_get(network.json, "file")) {
         BB_TRY(bb_json_check_keys(&network, file_keys));
+        s->network_norm = true;
+        BB_TRY(bb_json_bool(&network, "batch_norm", &s->network_norm));
         return read_path(s, rules, &network, "file", &s->network_file);
     }
     BB_TRY(bb_json_check_keys(&network, keys));

@@ -56,6 +56,7 @@ typedef struct bb_settings {
     int loader_threads, cache_mb;
     bb_augment augment;
     const char *network_file; /**< an .onnx file, or NULL: `network` */
+    bool network_norm;        /**< give its convolutions BatchNormalization where they have none */
     bb_network_options network;
     size_t n_stages;
     bb_stage *stages;

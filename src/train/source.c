@@ -65,10 +65,23 @@ bb_status bb_run_import(const bb_run *run, const char *path, bb_graph **graph, b
     return status;
 }
 
-bb_status bb_run_source(const bb_run *run, const bb_stage *stage, bb_graph **graph, bb_error *err) {
+static bb_status import_first(bb_run *run, const char *path, bb_graph **graph, bb_error *err) {
+    BB_TRY(bb_run_import(run, path, graph, err));
+    if (!run->settings.network_norm)
+        return BB_STATUS_OK;
+    bb_status status = bb_run_unfold(run, *graph, err);
+    if (status != BB_STATUS_OK) {
+        bb_graph_destroy(*graph);
+        *graph = NULL;
+    }
+    return status;
+}
+
+bb_status bb_run_source(bb_run *run, const bb_stage *stage, bb_graph **graph, bb_error *err) {
     const bb_settings *s = &run->settings;
-    if (!stage->from && !s->network_file)
-        return bb_network_build(&s->network, graph, err);
-    const char *path = stage->from ? bb_run_path(run, stage->from, ".onnx") : s->network_file;
+    if (!stage->from)
+        return s->network_file ? import_first(run, s->network_file, graph, err)
+                               : bb_network_build(&s->network, graph, err);
+    const char *path = bb_run_path(run, stage->from, ".onnx");
     return path ? bb_run_import(run, path, graph, err) : bb_fail_memory(err, "network");
 }

@@ -81,19 +81,33 @@ static bb_status open_programs(bb_trainer *t, const bb_lowbit_parameter *paramet
     return create_program(t, t->graph, &options, &t->test, err);
 }
 
+/* Adam moves every number by about the learning rate, which would be far too much for a small step
+ * of a quantizer: its rate is relative to the steps as they start. (Gradients of steps bring that
+ * scale along where the optimiser is SGD.) */
+static float step_rate(const bb_trainer *t, const bb_lowbit_parameter *p, const bb_parameter *of) {
+    bool is_step = p->min > 0 && p->max > p->min;
+    double sum = 0;
+    if (!is_step || t->stage->optimizer.kind != BB_OPTIMIZER_ADAM)
+        return p->rate;
+    for (size_t i = 0; i < of->n; i++)
+        sum += (double)of->value[i];
+    return (float)(sum / (double)of->n);
+}
+
 static bb_status open_optimizer(bb_trainer *t, const bb_lowbit_parameter *from, size_t n,
                                 bb_error *err) {
     bb_parameter *p = bb_arena_array(t->source->arena, n, sizeof(*p));
     if (!p)
         return bb_fail_memory(err, "optimiser");
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         p[i] = (bb_parameter){.value = bb_gradient_parameter(t->train, i),
                               .gradient = bb_gradient_of(t->train, i),
                               .n = bb_gradient_parameter_elements(t->train, i),
-                              .rate = from[i].rate,
                               .decay = from[i].decay,
                               .min = from[i].min,
                               .max = from[i].max};
+        p[i].rate = step_rate(t, &from[i], &p[i]);
+    }
     return bb_optimizer_create(&t->stage->optimizer, p, n, &t->optimizer, err);
 }
 
@@ -273,19 +287,19 @@ static size_t count_right(const bb_trainer *t, const float *scores, size_t n) {
 }
 
 /* Adds the loss of one output and its gradient. */
-static bb_status add_loss(bb_trainer *t, const float *scores, const float *teacher, size_t n,
-                          float *gradient, double *loss) {
+static void add_loss(bb_trainer *t, const float *scores, const float *teacher, size_t n,
+                     float *gradient, double *loss) {
     const bb_stage *s = t->stage;
-    double own = teacher ? 1 - s->teacher_weight : 1;
+    double share = 1 / (double)t->n_outputs; /* of each profile */
+    double taught = teacher ? share * s->teacher_weight : 0, own = share - taught;
     memset(gradient, 0, n * t->classes * sizeof(*gradient));
     *loss += s->loss == BB_LOSS_SQUARED_HINGE
                  ? bb_loss_squared_hinge(scores, t->targets, n, t->classes, own, gradient)
                  : bb_loss_cross_entropy(scores, t->targets, n, t->classes, s->label_smoothing, own,
                                          gradient);
     if (teacher)
-        *loss += bb_loss_distillation(scores, teacher, n, t->classes, s->temperature,
-                                      s->teacher_weight, gradient);
-    return BB_STATUS_OK;
+        *loss +=
+            bb_loss_distillation(scores, teacher, n, t->classes, s->temperature, taught, gradient);
 }
 
 bb_status bb_trainer_forward(bb_trainer *t, const bb_batch *batch, double *loss, size_t *right,
@@ -305,7 +319,7 @@ bb_status bb_trainer_forward(bb_trainer *t, const bb_batch *batch, double *loss,
         BB_TRY(scores_of(t->train, t->graph, i, &scores, &elements, err));
         if (elements != (size_t)t->run->settings.batch * t->classes)
             return bb_fail(err, BB_STATUS_INTERNAL, "output %zu has %zu elements", i, elements);
-        BB_TRY(add_loss(t, scores, teacher, batch->n, t->seed_data[i], loss));
+        add_loss(t, scores, teacher, batch->n, t->seed_data[i], loss);
         if (i == 0)
             *right = count_right(t, scores, batch->n);
     }
