@@ -9,6 +9,7 @@ enum {
     STRIP_PIXELS = 48,       /**< at least, so that the last tile of a strip wastes little */
     L2_WEIGHTS = 192 * 1024, /**< weights beyond this are kept in cache block by block */
     RING_BYTES_MAX = 256 * 1024,
+    CHUNK_PIXELS = 30, /**< at most, of consecutive tiles handed to the epilogue together */
     TILE_INTS = BB_TILE_STRIDE * BB_TILE_PIXELS_MAX
 };
 
@@ -177,6 +178,13 @@ static void set_geometry(walk *w, const bb_conv_desc *desc, const bb_conv_route 
     w->blocks = blocks_of(desc, route);
 }
 
+/** Pixels whose sums go to the epilogue together. */
+static int32_t chunk_pixels(const bb_conv_route *route) {
+    if (route->call_blocks > 0 || route->pixels > CHUNK_PIXELS)
+        return route->pixels;
+    return CHUNK_PIXELS / route->pixels * route->pixels;
+}
+
 /** Hands out consecutive 64-byte aligned pieces; base NULL only counts. */
 static void *carve(uint8_t *base, size_t *used, size_t bytes) {
     void *piece = base ? base + *used : NULL;
@@ -201,7 +209,8 @@ static size_t set_scratch(walk *w, uint8_t *base) {
     const size_t pixels = (size_t)w->strip_rows * (size_t)w->desc->out_width;
     const size_t tiles = pixels / (size_t)w->route->pixels + 1;
     const size_t strip = (size_t)w->strip_rows * (size_t)w->desc->kernel[0];
-    const size_t tile_blocks = w->route->call_blocks ? (size_t)w->route->call_blocks : 1;
+    const size_t acc = w->route->call_blocks ? TILE_INTS * (size_t)w->route->call_blocks
+                                             : (size_t)(CHUNK_PIXELS * BB_TILE_STRIDE);
     size_t used = 0;
 
     w->ring = carve(base, &used, w->in_place ? 0 : slots * w->row_bytes);
@@ -222,7 +231,7 @@ static size_t set_scratch(walk *w, uint8_t *base) {
     w->row_sums = carve(base, &used, strip * sizeof(*w->row_sums));
     w->ptr = carve(base, &used,
                    tiles * (size_t)w->route->pixels * (size_t)w->route->segments * sizeof(*w->ptr));
-    w->acc = carve(base, &used, TILE_INTS * sizeof(int32_t) * tile_blocks);
+    w->acc = carve(base, &used, acc * sizeof(int32_t));
     w->work = carve(base, &used, w->route->work_bytes);
     return used;
 }
@@ -490,29 +499,39 @@ static int32_t channels_of(const walk *w, int32_t b, int32_t n) {
     return min32(n * block, w->group_channels - b * block);
 }
 
-/** Up to BB_TILE_STRIDE channels, from block b of the group, of one tile. */
-static void run_tile(const walk *w, int32_t y0, int32_t q, int32_t n_pixels, int32_t group,
-                     int32_t b) {
-    const bb_conv_route *route = w->route;
-    const int32_t block = route->block_channels;
-    const int32_t n = min32(w->blocks - b, BB_TILE_STRIDE / block);
-    bb_tile_job job = tile_job(w, q, n_pixels, group, b);
-
+/** The blocks of up to BB_TILE_STRIDE channels of one tile. */
+static void compute_tile(const bb_conv_route *route, bb_tile_job *job, int32_t n_blocks) {
     if (route->joined) {
-        job.n_blocks = n;
-        route->block(&job);
+        job->n_blocks = n_blocks;
+        route->block(job);
+        return;
     }
-    for (int32_t i = 0; !route->joined && i < n; i++) {
-        route->block(&job);
-        job.weights += route->block_bytes;
-        job.acc += block;
-        job.channel += block;
+    for (int32_t i = 0; i < n_blocks; i++) {
+        route->block(job);
+        job->weights += route->block_bytes;
+        job->acc += route->block_channels;
+        job->channel += route->block_channels;
     }
-    emit(w, y0, q, job.n_pixels, group * w->group_channels + b * block, channels_of(w, b, n),
-         w->acc);
 }
 
-/** As run_tile, for routes that take many blocks in one call. */
+/** Up to BB_TILE_STRIDE channels, from block b of the group, of a chunk of tiles. */
+static void run_tiles(const walk *w, int32_t y0, int32_t q, int32_t n_pixels, int32_t group,
+                      int32_t b) {
+    const bb_conv_route *route = w->route;
+    const int32_t n = min32(w->blocks - b, BB_TILE_STRIDE / route->block_channels);
+    const int32_t end = min32(q + chunk_pixels(route), n_pixels);
+
+    for (int32_t i = q; i < end; i += route->pixels) {
+        bb_tile_job job = tile_job(w, i, n_pixels, group, b);
+
+        job.acc += (ptrdiff_t)(i - q) * BB_TILE_STRIDE;
+        compute_tile(route, &job, n);
+    }
+    emit(w, y0, q, end - q, group * w->group_channels + b * route->block_channels,
+         channels_of(w, b, n), w->acc);
+}
+
+/** As run_tiles, for routes that take many blocks of one tile in one call. */
 static void run_tile_blocks(const walk *w, int32_t y0, int32_t q, int32_t n_pixels, int32_t group,
                             int32_t b) {
     bb_tile_job job = tile_job(w, q, n_pixels, group, b);
@@ -527,8 +546,8 @@ static void run_tile_blocks(const walk *w, int32_t y0, int32_t q, int32_t n_pixe
 /** Tiles outside, weights streaming past them; the other way round where weights are large. */
 static void run_group(const walk *w, int32_t y0, int32_t n_pixels, int32_t group) {
     void (*const run)(const walk *w, int32_t y0, int32_t q, int32_t n_pixels, int32_t group,
-                      int32_t b) = w->route->call_blocks > 0 ? run_tile_blocks : run_tile;
-    const int32_t step = round_blocks(w), pixels = w->route->pixels;
+                      int32_t b) = w->route->call_blocks > 0 ? run_tile_blocks : run_tiles;
+    const int32_t step = round_blocks(w), pixels = chunk_pixels(w->route);
 
     if (bb_route_large(w->desc, w->route)) {
         for (int32_t b = 0; b < w->blocks; b += step)
