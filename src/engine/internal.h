@@ -154,9 +154,10 @@ int64_t bb_border_max_p(const bb_border_input *in);
 /** How a node feeds its requantizers. */
 typedef struct bb_requant_use {
     uint32_t channels;
-    int z2_tensor;  /**< -1 = none */
-    int64_t max_z1; /**< bound of |Z1|; 2^31 where not known to be smaller */
-    bool averages;  /**< n may differ from 1 */
+    int z2_tensor;         /**< -1 = none */
+    int64_t max_z1;        /**< bound of |Z1|; 2^31 where not known to be smaller */
+    bool averages;         /**< n may differ from 1 */
+    const int32_t *border; /**< the same for all elements of a channel, or NULL */
 } bb_requant_use;
 /** Prepares output `o` of a node from its tensor's requantizer. */
 bb_status bb_plan_requant(bb_engine *engine, const bb_requant_use *use, bb_plan_output *out,

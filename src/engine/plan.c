@@ -56,16 +56,16 @@ static bb_status plan_code_outputs(bb_engine *engine, bb_plan_node *plan, int z2
     const bool product = node->kind == BB_NODE_MUL, average = node->kind == BB_NODE_AVERAGE_POOL;
     const bb_plan_tensor *in = &engine->tensors[node->in[0]];
     const size_t padded = bb_padded_channels((size_t)in->c);
-    const bb_requant_use use = {.channels = (uint32_t)in->c,
-                                .z2_tensor = z2_tensor,
-                                .max_z1 = product ? (int64_t)1 << 31 : (int64_t)1 << 20,
-                                .averages = average};
+    bb_requant_use use = {.channels = (uint32_t)in->c,
+                          .z2_tensor = z2_tensor,
+                          .max_z1 = product ? (int64_t)1 << 31 : (int64_t)1 << 20,
+                          .averages = average};
     int32_t *border = bb_engine_array(engine, padded, sizeof(*border));
     if (!border)
         return bb_fail_memory(err, "the plan");
     for (int32_t c = 0; c < in->c; c++)
         border[c] = product ? 0 : -in->zero;
-    plan->border = border;
+    plan->border = use.border = border;
     if (product) /* one row of products */
         bb_engine_need_scratch(engine, in->row * sizeof(int32_t));
     if (average) /* sums, and the border vector of a window */

@@ -152,11 +152,19 @@ static bb_status plan_blocks(bb_engine *engine, const bb_conv_desc *d, size_t n,
     return BB_STATUS_OK;
 }
 
+/* The one border vector of all pixels, if there is one and it is right without wrapping: its sum is
+ * that of P for codes 0, so it is below max_p too. */
+static const int32_t *constant_border(const bb_border *border, int64_t max_p) {
+    const bool single = border->n_row_classes == 1 && border->n_column_classes == 1;
+    return single && max_p < (int64_t)1 << 31 ? border->vectors : NULL;
+}
+
 static bb_status plan_outputs(bb_engine *engine, bb_plan_node *plan, int64_t max_p, bb_error *err) {
     const bb_model_node *node = plan->node;
     const bb_requant_use use = {.channels = (uint32_t)engine->tensors[node->out[0]].c,
                                 .z2_tensor = node->n_in == 2 ? node->in[1] : -1,
-                                .max_z1 = max_p};
+                                .max_z1 = max_p,
+                                .border = constant_border(&plan->conv->border, max_p)};
     for (int i = 0; i < plan->n_out; i++)
         BB_TRY(bb_plan_requant(engine, &use, &plan->out[i], err));
     return BB_STATUS_OK;

@@ -12,6 +12,7 @@ typedef struct conv_tasks {
 typedef struct tile_state {
     const bb_border *border;
     const bb_plan_node *plan;
+    bool one_class; /**< of border pixels */
     int32_t c0, channels, width;
     size_t image_pixel;    /**< first pixel of this image in the batch */
     int32_t *accumulators; /**< P for a tap, or NULL */
@@ -56,13 +57,22 @@ static void finish_run(tile_state *s, int32_t y, int32_t x, int32_t n_pixels, in
     }
 }
 
+/* A tile may hold pixels of several rows; where all are of one class that makes no difference. */
 static void finish_tile(void *user, int32_t y, int32_t x, int32_t n_pixels, int32_t c0,
                         int32_t n_channels, const int32_t *acc, size_t stride) {
     tile_state *s = user;
+    if (s->one_class) {
+        finish_run(s, y, x, n_pixels, s->c0 + c0, n_channels, acc, stride);
+        return;
+    }
     while (n_pixels > 0) {
         const int32_t left = s->border->run_end[x] - x, n = left < n_pixels ? left : n_pixels;
         finish_run(s, y, x, n, s->c0 + c0, n_channels, acc, stride);
         x += n;
+        if (x == s->width) {
+            x = 0;
+            y++;
+        }
         n_pixels -= n;
         acc += (size_t)n * stride;
     }
@@ -74,6 +84,8 @@ static void start_tiles(tile_state *s, const bb_context *context, const bb_plan_
     const bb_plan_tensor *tensors = context->engine->tensors, *out = &tensors[node->out[0]];
     *s = (tile_state){.border = &plan->conv->border,
                       .plan = plan,
+                      .one_class = plan->conv->border.n_row_classes == 1 &&
+                                   plan->conv->border.n_column_classes == 1,
                       .channels = out->c,
                       .width = out->w,
                       .image_pixel = image * (size_t)out->h * (size_t)out->w,

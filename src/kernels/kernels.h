@@ -34,8 +34,9 @@ typedef struct bb_conv_desc {
 } bb_conv_desc;
 
 /**
- * Receives a finished tile: n_pixels consecutive output pixels of row y from column x, channels
- * c0..c0+n_channels-1; acc[p*stride + c]. Tiles may arrive in any order, each element once.
+ * Receives a finished tile: n_pixels consecutive output pixels from row y, column x on, row after
+ * row, channels c0..c0+n_channels-1; acc[p*stride + c]. Tiles may arrive in any order, each element
+ * once.
  */
 typedef void (*bb_tile_fn)(void *user, int32_t y, int32_t x, int32_t n_pixels, int32_t c0,
                            int32_t n_channels, const int32_t *acc, size_t stride);

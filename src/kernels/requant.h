@@ -56,6 +56,7 @@ typedef struct bb_requant_tables {
      * Z1*mult_f + u2*mult2_f plus low_f and plus high_f (u2 the second operand's code): where both
      * give one code it is right, elsewhere the double form decides. */
     const float *mult_f, *mult2_f, *low_f, *high_f;
+    bool folded; /**< low_f and high_f hold the border of all jobs: Z1 is z1 << z1_shift */
     /* THRESHOLDS: u' = limit - #{i : t[i*padded + c] > (Z1 ^ flip[c])}; t ascends with i. flip is
      * -1 (all bits) where u' falls with Z1, because Z1 <= t is ~Z1 >= ~t. */
     const int32_t *thresholds, *flip;
@@ -88,9 +89,10 @@ typedef struct bb_requant_job {
 
 /** What the operands of a requantizer keep to. */
 typedef struct bb_requant_range {
-    int64_t max_z1; /**< |Z1| at most */
-    int32_t max_u2; /**< largest second code; 0 without one */
-    bool averages;  /**< count may differ from 1 */
+    int64_t max_z1;        /**< |Z1| at most */
+    const int32_t *border; /**< what every job will have, or NULL if that varies */
+    int32_t max_u2;        /**< largest second code; 0 without one */
+    bool averages;         /**< count may differ from 1 */
 } bb_requant_range;
 
 /** Room for the float constants, [padded] each. */

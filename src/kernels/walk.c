@@ -441,19 +441,12 @@ static void point_strip(walk *w, int32_t n_rows, int32_t group) {
         fill_tile(w, tile, p);
 }
 
-/** Hands a tile to the epilogue, cut where it crosses output rows. */
+/** Hands a tile to the epilogue; it may go on in the next rows. */
 static void emit(const walk *w, int32_t y0, int32_t q, int32_t n, int32_t c0, int32_t n_channels,
                  const int32_t *acc) {
-    const int32_t width = w->desc->out_width;
+    const int32_t width = w->desc->out_width, y = q / width;
 
-    while (n > 0) {
-        const int32_t x = q % width, take = min32(n, width - x);
-
-        w->tile(w->user, y0 + q / width, x, take, c0, n_channels, acc, BB_TILE_STRIDE);
-        acc += (ptrdiff_t)take * BB_TILE_STRIDE;
-        q += take;
-        n -= take;
-    }
+    w->tile(w->user, y0 + y, q - y * width, n, c0, n_channels, acc, BB_TILE_STRIDE);
 }
 
 /** Blocks that are taken in one round over the tiles, where rounds are outside. */

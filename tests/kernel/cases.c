@@ -220,8 +220,9 @@ static void collect(void *user, int32_t y, int32_t x, int32_t n_pixels, int32_t 
                     int32_t n_channels, const int32_t *acc, size_t stride) {
     collector *c = user;
 
-    if (y < c->y0 || y >= c->y1 || x < 0 || n_pixels < 1 || x + n_pixels > c->desc->out_width ||
-        c0 < 0 || n_channels < 1 || c0 + n_channels > c->desc->out_channels) {
+    if (y < c->y0 || x < 0 || x >= c->desc->out_width || n_pixels < 1 ||
+        x + n_pixels > (c->y1 - y) * c->desc->out_width || c0 < 0 || n_channels < 1 ||
+        c0 + n_channels > c->desc->out_channels) {
         c->error = "tile outside the output";
         return;
     }

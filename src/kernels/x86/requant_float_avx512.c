@@ -172,17 +172,20 @@ VARIANT(sums_bracket, BB_ELEMENT_I32, WITH_BRACKET)
 VARIANT(sums_border_bracket, BB_ELEMENT_I32, WITH_BORDER | WITH_BRACKET)
 VARIANT(sums_z2, BB_ELEMENT_I32, WITH_BRACKET | WITH_Z2)
 VARIANT(sums_border_z2, BB_ELEMENT_I32, WITH_BORDER | WITH_BRACKET | WITH_Z2)
-VARIANT(codes, BB_ELEMENT_U8, WITH_BORDER)
-VARIANT(codes_bracket, BB_ELEMENT_U8, WITH_BORDER | WITH_BRACKET)
-VARIANT(codes_z2, BB_ELEMENT_U8, WITH_BORDER | WITH_BRACKET | WITH_Z2)
+VARIANT(codes, BB_ELEMENT_U8, 0)
+VARIANT(codes_border, BB_ELEMENT_U8, WITH_BORDER)
+VARIANT(codes_bracket, BB_ELEMENT_U8, WITH_BRACKET)
+VARIANT(codes_border_bracket, BB_ELEMENT_U8, WITH_BORDER | WITH_BRACKET)
+VARIANT(codes_z2, BB_ELEMENT_U8, WITH_BRACKET | WITH_Z2)
+VARIANT(codes_border_z2, BB_ELEMENT_U8, WITH_BORDER | WITH_BRACKET | WITH_Z2)
 
 void bb_requant_float_avx512(const bb_requant_tables *t, const bb_requant_job *job,
                              bb_requant_fn exact) {
-    if (job->z1_type == BB_ELEMENT_U8)
-        (t->has_z2 ? codes_z2 : t->high_f ? codes_bracket : codes)(t, job, exact);
-    else if (job->no_border)
-        (t->has_z2 ? sums_z2 : t->high_f ? sums_bracket : sums)(t, job, exact);
-    else
-        (t->has_z2 ? sums_border_z2 : t->high_f ? sums_border_bracket : sums_border)(t, job, exact);
+    typedef void (*variant)(const bb_requant_tables *, const bb_requant_job *, bb_requant_fn);
+    static const variant of[2][2][3] = {
+        {{sums, sums_bracket, sums_z2}, {sums_border, sums_border_bracket, sums_border_z2}},
+        {{codes, codes_bracket, codes_z2}, {codes_border, codes_border_bracket, codes_border_z2}}};
+    const int border = !job->no_border && !t->folded;
+    of[job->z1_type == BB_ELEMENT_U8][border][t->has_z2 ? 2 : t->high_f != NULL](t, job, exact);
 }
 #endif
