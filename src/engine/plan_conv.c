@@ -152,11 +152,11 @@ static bb_status plan_blocks(bb_engine *engine, const bb_conv_desc *d, size_t n,
     return BB_STATUS_OK;
 }
 
-/* The one border vector of all pixels, if there is one and it is right without wrapping: its sum is
- * that of P for codes 0, so it is below max_p too. */
+/* The one border vector of all pixels, if there is one. Its sum is that of P for codes 0, so it is
+ * below max_p too: it did not wrap, and 2*acc = P - border fits an int32. */
 static const int32_t *constant_border(const bb_border *border, int64_t max_p) {
     const bool single = border->n_row_classes == 1 && border->n_column_classes == 1;
-    return single && max_p < (int64_t)1 << 31 ? border->vectors : NULL;
+    return single && max_p < (int64_t)1 << 30 ? border->vectors : NULL;
 }
 
 static bb_status plan_outputs(bb_engine *engine, bb_plan_node *plan, int64_t max_p, bb_error *err) {

@@ -90,7 +90,8 @@ typedef struct bb_requant_job {
 /** What the operands of a requantizer keep to. */
 typedef struct bb_requant_range {
     int64_t max_z1;        /**< |Z1| at most */
-    const int32_t *border; /**< what every job will have, or NULL if that varies */
+    const int32_t *border; /**< what every job will have, or NULL if that varies; z1 << z1_shift
+                                has to fit an int32 then */
     int32_t max_u2;        /**< largest second code; 0 without one */
     bool averages;         /**< count may differ from 1 */
 } bb_requant_range;

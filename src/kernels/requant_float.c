@@ -23,7 +23,7 @@
  * In either form |V| < 2^30, because conversion to int32 must not overflow.
  *
  * Where every job has the same border, it goes into a: V = Z*m + u2*m2 + (a + border*m) with
- * Z = z1 << shift, which need not fit an int32, because the factor 2 goes into m.
+ * Z = z1 << z1_shift.
  */
 #include "kernels/requant.h"
 

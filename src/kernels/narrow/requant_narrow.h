@@ -90,7 +90,7 @@ R_FN void r_float_groups(const bb_requant_tables *t, const bb_requant_job *share
     for (int32_t i = 0; i + R_LANES <= job->n_channels; i += R_LANES) {
         const size_t c = (size_t)(job->c0 + i), lane = (size_t)i;
         const r_floats k = r_load_floats(t, c, with);
-        const eight border = r_border(job, c);
+        const eight border = t->folded ? (eight){v_set32(0), v_set32(0)} : r_border(job, c);
         for (size_t p = 0; p < (size_t)job->n_pixels; p++) {
             const eight z = r_first(job, p * job->z1_stride + lane, type, border);
             eight u2 = z;
