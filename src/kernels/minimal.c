@@ -7,20 +7,21 @@
 enum {
     SLACK = 64,        /**< transforms may pass the end of a row */
     STRIP_TILES = 24,  /**< at least: so often the weights of a point are used before the next */
-    MEMORY = 1 << 18,  /**< bytes of products that a strip should not exceed */
+    MEMORY = 1 << 18,  /**< bytes of products or codes that a strip should not exceed */
     CHUNK_PIXELS = 28, /**< of one row, handed to the epilogue together */
     L1_WEIGHTS = 20 * 1024, /**< with codes beside them */
     L3_BYTES = 12,          /**< per cycle, beside the products */
     DEPTH_MAX = 32768       /**< see supports: sums of a point stay below 2^15 * 255 * 128 < 2^31 */
 };
 
-/* D = 4, 36 and 16. */
+/* D = 4, 36 and 16. At m = 2 the outer points' factor 2 is left to the output, for small weights.
+ */
 static const bb_minimal_form forms[] = {
     {.outputs = 2,
      .patch = 4,
      .points = 4,
      .input = {{1, 0, -1, 0}, {0, 1, 1, 0}, {0, -1, 1, 0}, {0, 1, 0, -1}},
-     .weight = {{2, 0, 0}, {1, 1, 1}, {1, -1, 1}, {0, 0, 2}}},
+     .weight = {{1, 0, 0}, {1, 1, 1}, {1, -1, 1}, {0, 0, 1}}},
     {.outputs = 3,
      .patch = 5,
      .points = 5,
@@ -125,8 +126,37 @@ static bool fits_halved(const bb_minimal_form *form, const bb_conv_desc *desc) {
            weights_fit(form, -((desc->max_weight + 1) / 2), desc->max_weight / 2);
 }
 
-static bool is_exact(const bb_minimal_form *form, const bb_conv_desc *desc) {
-    return codes_fit(form, desc) && (fits_whole(form, desc) || fits_halved(form, desc));
+/** Values of a transformed code, less one. */
+static int32_t code_span(const bb_minimal_form *form, const bb_conv_desc *desc, int32_t y,
+                         int32_t x) {
+    const growth g = growth_of_both(growth_of(form->input[y], form->patch),
+                                    growth_of(form->input[x], form->patch));
+
+    return (g.positive + g.negative) * largest_code(desc);
+}
+
+/** Largest magnitude of a weight before it is transformed. */
+static int32_t stored_max(const bb_minimal_form *form, const bb_conv_desc *desc) {
+    return fits_whole(form, desc) ? desc->max_weight : (desc->max_weight + 1) / 2;
+}
+
+/** True where any two products together fit 16 bits. */
+static bool pairs_fit(const bb_minimal_form *form, const bb_conv_desc *desc) {
+    for (int32_t y = 0; y < form->points; y++)
+        for (int32_t x = 0; x < form->points; x++) {
+            const growth g =
+                growth_of_both(growth_of(form->weight[y], 3), growth_of(form->weight[x], 3));
+            const int32_t weight = (g.positive + g.negative) * stored_max(form, desc);
+
+            if (2 * code_span(form, desc, y, x) * weight > 32767)
+                return false;
+        }
+    return true;
+}
+
+static bool is_exact(const bb_minimal_form *form, const bb_conv_desc *desc, bool narrow) {
+    return codes_fit(form, desc) && (fits_whole(form, desc) || fits_halved(form, desc)) &&
+           (!narrow || pairs_fit(form, desc));
 }
 
 /** Cycles, up to a factor: products of bytes, and packed weights beyond L2 that have to come. */
@@ -139,7 +169,8 @@ static double weight_of(const bb_minimal_form *form, const bb_conv_desc *desc) {
     return tiles * weights / 120 + weights / L3_BYTES;
 }
 
-const bb_minimal_form *bb_minimal_form_for(const bb_conv_desc *desc) {
+const bb_minimal_form *bb_minimal_form_for(const bb_conv_desc *desc, bool narrow) {
+    const size_t n = narrow ? 1 : BB_COUNT(forms);
     const bb_minimal_form *best = NULL;
 
     if (desc->kernel[0] != 3 || desc->kernel[1] != 3 || desc->groups != 1 ||
@@ -148,8 +179,8 @@ const bb_minimal_form *bb_minimal_form_for(const bb_conv_desc *desc) {
     for (int axis = 0; axis < 2; axis++)
         if (desc->stride[axis] != 1 || desc->dilation[axis] != 1)
             return NULL;
-    for (size_t i = 0; i < BB_COUNT(forms); i++)
-        if (is_exact(&forms[i], desc) &&
+    for (size_t i = 0; i < n; i++)
+        if (is_exact(&forms[i], desc, narrow) &&
             (!best || weight_of(&forms[i], desc) < weight_of(best, desc)))
             best = &forms[i];
     return best;
@@ -157,16 +188,23 @@ const bb_minimal_form *bb_minimal_form_for(const bb_conv_desc *desc) {
 
 /* ---- route ---- */
 
-/** Rows of tiles: enough tiles to use weights often, as long as the products stay in cache. */
+/** Rows of tiles: enough tiles to use weights often, as long as the products (or, where only a few
+ *  of those are kept, the codes) stay in cache. */
 static int32_t strip_rows_of(const bb_conv_desc *desc, const bb_minimal_route *route) {
     const int32_t all = div_up(desc->out_height, route->form->outputs);
-    const size_t row = (size_t)route->tiles_x * route->products_stride * sizeof(int32_t);
+    const size_t tile =
+        route->ops->narrow ? route->code_stride : route->products_stride * sizeof(int32_t);
+    const size_t row = (size_t)route->tiles_x * tile;
     int32_t rows = div_up(STRIP_TILES, route->tiles_x);
 
     if ((size_t)all * row <= MEMORY)
         return all;
     while (rows > 1 && (size_t)rows * row > MEMORY)
         rows--;
+    for (int32_t i = 1; route->ops->narrow && i < route->ops->most_tiles; i++)
+        if (rows * route->tiles_x % route->ops->most_tiles != 0 &&
+            (rows + i) * route->tiles_x % route->ops->most_tiles == 0)
+            rows += i; /* calls without idle tiles */
     return min32(rows, all);
 }
 
@@ -182,8 +220,25 @@ static void set_offsets(bb_minimal_route *route, int32_t top) {
     }
 }
 
+/** Longest list of chunks of a block. */
+static size_t chunk_bytes(const bb_conv_desc *desc, const bb_minimal_route *route) {
+    const bb_minimal_form *form = route->form;
+    size_t n = 1;
+
+    for (int32_t y = 0; y < form->points; y++)
+        for (int32_t x = 0; x < form->points; x++) {
+            const growth g =
+                growth_of_both(growth_of(form->weight[y], 3), growth_of(form->weight[x], 3));
+            const int32_t weight = (g.positive + g.negative) * stored_max(form, desc);
+            const int32_t pair = 2 * code_span(form, desc, y, x) * (weight > 0 ? weight : 1);
+
+            n += (size_t)div_up(route->steps, 32767 / pair);
+        }
+    return round64(n * sizeof(bb_minimal_chunk));
+}
+
 bb_minimal_route bb_minimal_route_of(const bb_conv_desc *desc, const bb_minimal_ops *ops) {
-    const bb_minimal_form *form = bb_minimal_form_for(desc);
+    const bb_minimal_form *form = bb_minimal_form_for(desc, ops->narrow);
     const size_t channels = (size_t)ops->block_channels;
     bb_minimal_route route = {
         .ops = ops,
@@ -196,14 +251,20 @@ bb_minimal_route bb_minimal_route_of(const bb_conv_desc *desc, const bb_minimal_
         .tiles_x = div_up(desc->out_width, form->outputs),
     };
 
-    route.code_stride = (size_t)route.steps * 4;
-    /* Not a multiple of 4 KiB, so that tiles do not share cache sets. */
+    /* Not multiples of 4 KiB, so that tiles do not share cache sets. */
     route.products_stride = (size_t)route.points * channels + 16;
+    route.codes_bytes = round64((size_t)route.depth);
+    route.code_stride = (size_t)route.points * route.codes_bytes + 64;
+    if (!ops->narrow)
+        route.code_stride = (size_t)route.steps * 4;
     route.point_bytes = ((size_t)route.steps + 1) * channels * 4;
-    route.block_bytes = (size_t)route.points * route.point_bytes + channels * 4;
+    route.parity_at = (size_t)route.points * route.point_bytes;
+    route.chunks_at = route.parity_at + channels * 4;
+    route.block_bytes = route.chunks_at + (ops->narrow ? chunk_bytes(desc, &route) : 0);
     route.strip_rows = strip_rows_of(desc, &route);
-    route.codes_bytes =
-        round64((size_t)(route.strip_rows * route.tiles_x) * route.code_stride + SLACK);
+    if (!ops->narrow)
+        route.codes_bytes =
+            round64((size_t)(route.strip_rows * route.tiles_x) * route.code_stride + SLACK);
     set_offsets(&route, largest_code(desc));
     return route;
 }
@@ -234,8 +295,7 @@ static void pack_channel(const bb_minimal_route *route, const int16_t *weights, 
                          uint8_t *block) {
     const size_t channels = (size_t)route->ops->block_channels;
     const int32_t axis = route->form->points;
-    int32_t *parity =
-        (int32_t *)(void *)(block + (size_t)route->points * route->point_bytes) + lane;
+    int32_t *parity = (int32_t *)(void *)(block + route->parity_at) + lane;
 
     for (int32_t p = 0; p < route->points; p++) {
         uint8_t *point = block + (size_t)p * route->point_bytes;
@@ -252,6 +312,56 @@ static void pack_channel(const bb_minimal_route *route, const int16_t *weights, 
     *parity = weights[0] & 1 ? -1 : 0;
 }
 
+/** Adds a step to the sums above and below zero of each lane; false if one could leave 16 bits. */
+static bool step_fits(int32_t *above, int32_t *below, const uint8_t *step, int32_t lanes,
+                      int32_t span) {
+    bool fits = true;
+
+    for (int32_t i = 0; i < lanes; i++) {
+        for (int32_t j = 2 * i; j < 2 * i + 2; j++) {
+            const int32_t w = (int8_t)step[j];
+
+            above[i] += w > 0 ? w * span : 0;
+            below[i] -= w < 0 ? w * span : 0;
+        }
+        fits = fits && above[i] <= 32767 && below[i] <= 32767;
+    }
+    return fits;
+}
+
+/** Steps from `step` on, at most n, whose products 16-bit sums hold. */
+static int32_t exact_steps(const bb_minimal_route *route, const uint8_t *step, int32_t n,
+                           int32_t span) {
+    const int32_t lanes = 2 * route->ops->block_channels;
+    int32_t above[2 * BB_MINIMAL_PIXEL] = {0}, below[2 * BB_MINIMAL_PIXEL] = {0}, i = 0;
+
+    while (i < n && step_fits(above, below, step + (ptrdiff_t)i * 2 * lanes, lanes, span))
+        i++;
+    return i;
+}
+
+/** The chunks of a packed block. A step of one pair of products always fits (pairs_fit). */
+static void pack_chunks(const bb_conv_desc *desc, const bb_minimal_route *route, uint8_t *block) {
+    const size_t step_bytes = (size_t)route->ops->block_channels * 4;
+    const int32_t axis = route->form->points;
+    bb_minimal_chunk *chunk = (void *)(block + route->chunks_at);
+    bool first = true; /* the chunk before is the first of its point */
+
+    for (int32_t p = 0; p < route->points; p++) {
+        const uint8_t *steps = block + (size_t)p * route->point_bytes + step_bytes;
+        const int32_t span = code_span(route->form, desc, p / axis, p % axis);
+
+        for (int32_t i = 0; i < route->steps; i += chunk->steps, chunk++) {
+            const int32_t n =
+                exact_steps(route, steps + (size_t)i * step_bytes, route->steps - i, span);
+
+            *chunk = (bb_minimal_chunk){(uint16_t)n, !first, i == 0 && p > 0, 0};
+            first = i == 0;
+        }
+    }
+    chunk->add = !first;
+}
+
 void bb_minimal_pack(const bb_conv_desc *desc, const bb_minimal_route *route,
                      const int16_t *weights, void *dst) {
     const int32_t channels = route->ops->block_channels;
@@ -260,6 +370,8 @@ void bb_minimal_pack(const bb_conv_desc *desc, const bb_minimal_route *route,
     for (int32_t c = 0; c < desc->out_channels; c++)
         pack_channel(route, weights + (size_t)c * 9 * (size_t)route->depth, c % channels,
                      (uint8_t *)dst + (size_t)(c / channels) * route->block_bytes);
+    for (int32_t b = 0; route->ops->narrow && b < route->blocks; b++)
+        pack_chunks(desc, route, (uint8_t *)dst + (size_t)b * route->block_bytes);
 }
 
 /* ---- running ---- */
@@ -279,7 +391,7 @@ typedef struct walk {
     /* scratch */
     uint8_t *pad_row;
     uint8_t *lines; /**< [points of the y axis][columns][depth] */
-    uint8_t *codes; /**< [points][tiles of the strip][code_stride] */
+    uint8_t *codes; /**< [points][tiles of the strip], narrow: [tiles][points] */
     int32_t *products;
     int32_t *acc;
     int32_t *pixel_sums;  /**< [strip rows * m + 2][columns] */
@@ -297,7 +409,10 @@ static void set_geometry(walk *w, const bb_conv_desc *desc, const bb_minimal_rou
     w->lines_bytes = round64((size_t)w->columns * (size_t)route->depth + SLACK);
 }
 
+/** Tiles given to the epilogue together. */
 static int32_t chunk_tiles(const walk *w) {
+    if (w->route->ops->narrow)
+        return w->route->ops->most_tiles;
     return min32(div_up(CHUNK_PIXELS, w->form->outputs), w->route->tiles_x);
 }
 
@@ -318,8 +433,13 @@ static size_t set_scratch(walk *w, uint8_t *base) {
 
     w->pad_row = carve(base, &used, (size_t)w->inside * (size_t)route->depth + SLACK);
     w->lines = carve(base, &used, (size_t)w->form->points * w->lines_bytes);
-    w->codes = carve(base, &used, (size_t)route->points * w->route->codes_bytes);
-    w->products = carve(base, &used, tiles * route->products_stride * sizeof(int32_t));
+    w->codes =
+        carve(base, &used,
+              route->ops->narrow ? (tiles + (size_t)route->ops->most_tiles) * route->code_stride
+                                 : (size_t)route->points * route->codes_bytes);
+    w->products = carve(base, &used,
+                        (route->ops->narrow ? (size_t)route->ops->most_tiles : tiles) *
+                            route->products_stride * sizeof(int32_t));
     w->acc =
         carve(base, &used, m * m * (size_t)chunk_tiles(w) * BB_MINIMAL_PIXEL * sizeof(int32_t));
     if (route->halved) {
@@ -477,7 +597,7 @@ static void finish_chunk(const walk *w, int32_t y, int32_t row, int32_t first, i
     const uint8_t *block = w->packed + (size_t)b * route->block_bytes;
     bb_minimal_finish job = {
         .products = w->products + (size_t)(row * route->tiles_x + first) * route->products_stride,
-        .parity = (const void *)(block + (size_t)route->points * route->point_bytes),
+        .parity = (const void *)(block + route->parity_at),
         .sums_stride = width,
         .acc = w->acc,
         .row_ints = (size_t)(chunk_tiles(w) * m) * BB_MINIMAL_PIXEL,
@@ -497,25 +617,99 @@ static void finish_chunk(const walk *w, int32_t y, int32_t row, int32_t first, i
                 w->acc + (size_t)r * job.row_ints, BB_MINIMAL_PIXEL);
 }
 
-/** `rows` rows of tiles from output row y on. */
-static void run_strip(const walk *w, int32_t y, int32_t rows) {
+/** All blocks of a strip: point by point, then finished. */
+static void run_wide(const walk *w, int32_t y, int32_t rows) {
     const bb_minimal_route *route = w->route;
     const int32_t m = w->form->outputs, chunk = chunk_tiles(w);
 
-    for (int32_t r = 0; r < rows; r++) {
-        make_lines(w, y + r * m);
-        make_codes(w, r);
-    }
-    if (route->halved) {
-        sum_rows(w, y, rows * m + 2);
-        sum_windows(w, rows * m);
-    }
     for (int32_t b = 0; b < route->blocks; b++) {
         multiply_block(w, rows * route->tiles_x, w->packed + (size_t)b * route->block_bytes);
         for (int32_t r = 0; r < rows; r++)
             for (int32_t t = 0; t < route->tiles_x; t += chunk)
                 finish_chunk(w, y + r * m, r, t, min32(chunk, route->tiles_x - t), b);
     }
+}
+
+/** n tiles from `first` of the strip with block b, whose channels begin at acc. */
+static void run_few(const walk *w, int32_t first, int32_t n, int32_t b, int32_t *acc) {
+    const bb_minimal_route *route = w->route;
+    const ptrdiff_t m = w->form->outputs;
+    const uint8_t *block = w->packed + (size_t)b * route->block_bytes;
+    const bb_minimal_product product = {.codes = w->codes + (size_t)first * route->code_stride,
+                                        .weights = block,
+                                        .products = w->products,
+                                        .tiles = n};
+    bb_minimal_finish job = {.products = w->products,
+                             .parity = (const void *)(block + route->parity_at),
+                             .sums_stride = (size_t)(route->tiles_x * m),
+                             .acc = acc,
+                             .row_ints = (size_t)(chunk_tiles(w) * m) * BB_MINIMAL_PIXEL};
+    int32_t row = first / route->tiles_x, at = first % route->tiles_x;
+
+    route->ops->multiply(route, &product);
+    for (int32_t t = 0; t < n; t++) {
+        if (route->halved)
+            job.sums = w->window_sums + row * m * (ptrdiff_t)job.sums_stride + at * m;
+        route->ops->finish(route, &job);
+        job.products += route->ops->block_channels;
+        job.acc += m * BB_MINIMAL_PIXEL;
+        if (++at == route->tiles_x) {
+            at = 0;
+            row++;
+        }
+    }
+}
+
+/** Gives n tiles from `first` of the strip to the epilogue, row of tiles by row of tiles. */
+static void emit(const walk *w, int32_t y, int32_t first, int32_t n, int32_t c0, int32_t channels) {
+    const int32_t m = w->form->outputs, tiles_x = w->route->tiles_x;
+    const ptrdiff_t row_ints = (ptrdiff_t)(chunk_tiles(w) * m) * BB_MINIMAL_PIXEL;
+
+    for (int32_t done = 0; done < n;) {
+        const int32_t at = (first + done) % tiles_x, take = min32(n - done, tiles_x - at);
+        const int32_t top = y + (first + done) / tiles_x * m;
+        const int32_t pixels = min32(take * m, w->desc->out_width - at * m);
+
+        for (int32_t r = 0; r < m && top + r < w->y1; r++)
+            w->tile(w->user, top + r, at * m, pixels, c0, channels,
+                    w->acc + r * row_ints + (ptrdiff_t)(done * m) * BB_MINIMAL_PIXEL,
+                    BB_MINIMAL_PIXEL);
+        done += take;
+    }
+}
+
+/** A few tiles at a time through all points, so that their products stay in the first cache. */
+static void run_narrow(const walk *w, int32_t y, int32_t rows) {
+    const bb_minimal_ops *ops = w->route->ops;
+    const int32_t tiles = rows * w->route->tiles_x;
+
+    for (int32_t c = 0; c < w->desc->out_channels; c += ops->call_channels)
+        for (int32_t t = 0; t < tiles; t += ops->most_tiles) {
+            const int32_t n = min32(ops->most_tiles, tiles - t);
+            const int32_t channels = min32(ops->call_channels, w->desc->out_channels - c);
+
+            for (int32_t i = 0; i < channels; i += ops->block_channels)
+                run_few(w, t, n, (c + i) / ops->block_channels, w->acc + i);
+            emit(w, y, t, n, c, channels);
+        }
+}
+
+/** `rows` rows of tiles from output row y on. */
+static void run_strip(const walk *w, int32_t y, int32_t rows) {
+    const int32_t m = w->form->outputs;
+
+    for (int32_t r = 0; r < rows; r++) {
+        make_lines(w, y + r * m);
+        make_codes(w, r);
+    }
+    if (w->route->halved) {
+        sum_rows(w, y, rows * m + 2);
+        sum_windows(w, rows * m);
+    }
+    if (w->route->ops->narrow)
+        run_narrow(w, y, rows);
+    else
+        run_wide(w, y, rows);
 }
 
 void bb_minimal_run(const bb_conv_desc *desc, const bb_minimal_route *route, const void *packed,

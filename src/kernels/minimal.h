@@ -2,8 +2,7 @@
 /**
  * @file minimal.h
  * The frame of 3x3 stride-1 convolutions by minimal filtering (Toom 1963, Cook 1966, Winograd
- * 1980), exact in integers, where sums of products are 32 bits: large tiles, several algorithms.
- * winograd.h is the frame for 16-bit sums.
+ * 1980), exact in integers.
  *
  * A tile of m x m output pixels is  Y = At ((G w Gt) . (Bt d B)) A / D  with a patch d of
  * (m+2) x (m+2) inputs and one product for each *point*:
@@ -24,6 +23,11 @@
  *
  * Packed weights: [block of channels][point]{bias, [four input channels][channel][4]}, and at the
  * end of each block int32 parity masks.
+ *
+ * Where sums of products are 16 bits (`narrow`), a block ends with a list of *chunks*: runs of
+ * steps that a sum holds whatever the codes, cut by the weights that are there, not by the largest
+ * there could be. Tiles then are taken a few at a time through all points and finished at once;
+ * with 32-bit sums a point's weights are used for a whole strip of tiles before the next point's.
  */
 #ifndef BB_KERNELS_MINIMAL_H
 #define BB_KERNELS_MINIMAL_H
@@ -57,11 +61,19 @@ typedef struct bb_minimal_pass {
     const uint8_t *offset; /**< added to each output */
 } bb_minimal_pass;
 
-/** The products of some tiles with some points of a block. */
+/** Steps whose products 16-bit sums hold, over all points of a block. */
+typedef struct bb_minimal_chunk {
+    uint16_t steps; /**< 0 = end */
+    uint16_t add;   /**< the chunk before is not the first of its point */
+    uint16_t point; /**< 1 = begins a point, but not the first one */
+    uint16_t unused;
+} bb_minimal_chunk;
+
+/** The products of some tiles with some points of a block; narrow: with all points. */
 typedef struct bb_minimal_product {
     const uint8_t *codes, *weights; /**< of the first point; weights: bias and bytes */
     const uint8_t *next; /**< this call's share of the weights needed next, to prefetch */
-    int32_t *products;
+    int32_t *products;   /**< narrow: [point][most_tiles][block_channels] */
     int32_t tiles, points;
 } bb_minimal_product;
 
@@ -77,7 +89,10 @@ typedef struct bb_minimal_finish {
 /** What an instruction set provides. */
 typedef struct bb_minimal_ops {
     int32_t block_channels; /**< output channels of a packed block */
-    int32_t most_tiles;     /**< of one call of multiply */
+    int32_t call_channels;  /**< given to the epilogue together: a multiple, at most
+                                 BB_MINIMAL_PIXEL */
+    int32_t most_tiles;     /**< of one call of multiply; narrow: codes of so many are readable */
+    bool narrow;            /**< sums of products are 16 bits */
     /** out[i] = sum over k of Bt[i][k] * in[k] + offset[i], modulo 256. May read and write 63 bytes
      *  behind the `bytes` of a tile, before it goes on to the next. */
     void (*transform)(const bb_minimal_form *form, const bb_minimal_pass *pass);
@@ -102,11 +117,13 @@ struct bb_minimal_route {
     size_t products_stride; /**< ints from one tile's products to the next tile's */
     size_t codes_bytes;     /**< from one point's codes to the next one's */
     size_t point_bytes, block_bytes; /**< packed */
+    size_t parity_at, chunks_at;     /**< within a packed block */
     uint8_t offset[BB_MINIMAL_POINTS];
 };
 
-/** The form with the fewest products for this layer, or NULL if none is exact or 3x3 stride 1. */
-const bb_minimal_form *bb_minimal_form_for(const bb_conv_desc *desc);
+/** The form of least work for this layer, or NULL if none is exact or it is not 3x3 stride 1.
+ *  Narrow sums take m = 2 alone: larger tiles grow weights and codes, and so folds, too much. */
+const bb_minimal_form *bb_minimal_form_for(const bb_conv_desc *desc, bool narrow);
 /** desc must have a form. */
 bb_minimal_route bb_minimal_route_of(const bb_conv_desc *desc, const bb_minimal_ops *ops);
 size_t bb_minimal_packed_size(const bb_minimal_route *route);

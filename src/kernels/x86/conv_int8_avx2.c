@@ -63,7 +63,8 @@ BB_AVX2 static void loop_16bit(bb_madd_args *args) {
                                                        "\n\tvpaddd %%ymm12, %%ymm" b ", %%ymm" b   \
                                                        "\n\t"
 #define PIXEL_WIDE_FIRST(fold, at, p, a, b)                                                        \
-    "vpbroadcastd (%%" p ",%%rax), %%ymm12\n\t" fold(at, a) fold("32+" at, b) PRODUCT_WIDE(p, a, b)
+    "vpbroadcastd (%%" p ",%%rax), %%ymm12\n\t" fold(at, "0", a) fold(at, "32", b)                 \
+        PRODUCT_WIDE(p, a, b)
 #define FIRST_WIDE(fold)                                                                           \
     PIXEL_WIDE_FIRST(fold, "0", "r8", "0", "1")                                                    \
     PIXEL_WIDE_FIRST(fold, "256", "r9", "2", "3")                                                  \

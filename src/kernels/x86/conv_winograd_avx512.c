@@ -16,7 +16,7 @@
 enum { LANES = 16, VECTORS = 4, BLOCK = LANES * VECTORS, MOST_TILES = 6 };
 
 static bool supports(const bb_conv_desc *desc) {
-    return bb_minimal_form_for(desc) != NULL;
+    return bb_minimal_form_for(desc, false) != NULL;
 }
 
 /* ---- input ---- */
@@ -214,8 +214,8 @@ INLINE __m512i sub(__m512i a, __m512i b) {
 }
 
 INLINE void output_2(const __m512i *p, __m512i *y) {
-    y[0] = add(add(p[0], p[1]), p[2]);
-    y[1] = sub(sub(p[1], p[2]), p[3]);
+    y[0] = add(add(add(p[0], p[0]), p[1]), p[2]);
+    y[1] = sub(sub(p[1], p[2]), add(p[3], p[3]));
 }
 
 INLINE void output_3(const __m512i *p, __m512i *y) {
@@ -311,6 +311,7 @@ static void finish(const bb_minimal_route *route, const bb_minimal_finish *job) 
 
 static const bb_minimal_ops ops = {
     .block_channels = BLOCK,
+    .call_channels = BLOCK,
     .most_tiles = MOST_TILES,
     .transform = transform,
     .multiply = multiply,

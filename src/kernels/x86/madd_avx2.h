@@ -40,7 +40,7 @@ static const struct {
 
 /** The first step of a chunk for one pixel: folds the last chunk, then starts anew. */
 #define BB_MADD_PIXEL_FIRST(multiply, fold, at, p, a, b)                                           \
-    "vpbroadcastd (%%" p ",%%rax), %%ymm12\n\t" fold(at, a) fold("32+" at, b) multiply             \
+    "vpbroadcastd (%%" p ",%%rax), %%ymm12\n\t" fold(at, "0", a) fold(at, "32", b) multiply        \
         " %%ymm14, %%ymm12, %%ymm" a "\n\t" multiply " %%ymm15, %%ymm12, %%ymm" b "\n\t"
 /** at0..at5: byte offsets of the pixels' rows in the tile at r15. */
 #define BB_MADD_STEP_FIRST(multiply, fold, at0, at1, at2, at3, at4, at5)                           \
@@ -52,7 +52,7 @@ static const struct {
     BB_MADD_PIXEL_FIRST(multiply, fold, at4, "r12", "8", "9")                                      \
     BB_MADD_PIXEL_FIRST(multiply, fold, at5, "r13", "10", "11")
 
-#define BB_MADD_FOLD_PIXEL(fold, at, a, b) fold(at, a) fold("32+" at, b)
+#define BB_MADD_FOLD_PIXEL(fold, at, a, b) fold(at, "0", a) fold(at, "32", b)
 #define BB_MADD_FOLD(fold, at0, at1, at2, at3, at4, at5)                                           \
     BB_MADD_FOLD_PIXEL(fold, at0, "0", "1")                                                        \
     BB_MADD_FOLD_PIXEL(fold, at1, "2", "3")                                                        \
@@ -61,13 +61,14 @@ static const struct {
     BB_MADD_FOLD_PIXEL(fold, at4, "8", "9")                                                        \
     BB_MADD_FOLD_PIXEL(fold, at5, "10", "11")
 
-/* Folds of one accumulator. 16-bit sums are widened with words of 1: operand 1. */
-#define BB_MADD_SET_16(at, a)                                                                      \
-    "vpmaddwd %1, %%ymm" a ", %%ymm" a "\n\tvmovdqu %%ymm" a ", " at "(%%r15)\n\t"
-#define BB_MADD_ADD_16(at, a)                                                                      \
-    "vpmaddwd %1, %%ymm" a ", %%ymm" a "\n\tvpaddd " at "(%%r15), %%ymm" a ", %%ymm" a             \
-    "\n\tvmovdqu %%ymm" a ", " at "(%%r15)\n\t"
-#define BB_MADD_SET_32(at, a) "vmovdqu %%ymm" a ", " at "(%%r15)\n\t"
+/* Folds of one accumulator, `half` bytes into its pixel's row. 16-bit sums are widened with words
+ * of 1: operand 1. */
+#define BB_MADD_SET_16(at, half, a)                                                                \
+    "vpmaddwd %1, %%ymm" a ", %%ymm" a "\n\tvmovdqu %%ymm" a ", " at "+" half "(%%r15)\n\t"
+#define BB_MADD_ADD_16(at, half, a)                                                                \
+    "vpmaddwd %1, %%ymm" a ", %%ymm" a "\n\tvpaddd " at "+" half "(%%r15), %%ymm" a ", %%ymm" a    \
+    "\n\tvmovdqu %%ymm" a ", " at "+" half "(%%r15)\n\t"
+#define BB_MADD_SET_32(at, half, a) "vmovdqu %%ymm" a ", " at "+" half "(%%r15)\n\t"
 
 /** Chunks of one block; the same for all blocks. */
 typedef struct bb_madd_chunk {
