@@ -23,12 +23,12 @@ SETS = [
     ("aarch64-linux-gnu-", [], "NEON, 64-bit", [
         ("arm/conv_dot_neon.c", "dot", r"sdot", 16),
         ("arm/conv_neon.c", "look-up", r"tbl", 64),
-        ("arm/conv_neon.c", "int8", r"smull2?\s+v\d+\.8h", 8),
+        ("arm/conv_int8_neon.c", "int8", r"smlal2?\s+v\d+\.8h", 8),
         ("arm/conv_neon.c", "int16", r"smull2?\s+v\d+\.4s", 4),
         ("arm/conv_neon.c", "depthwise", r"smull2?\s+v\d+\.4s", 4)]),
     ("arm-linux-gnueabihf-", ARMV7, "NEON, 32-bit", [
         ("arm/conv_neon.c", "look-up", r"vtbl\.8", 32),
-        ("arm/conv_neon.c", "int8", r"vmull\.s8", 8),
+        ("arm/conv_int8_neon.c", "int8", r"vmlal\.s8", 8),
         ("arm/conv_neon.c", "int16", r"vmull\.s16", 4),
         ("arm/conv_neon.c", "depthwise", r"vmull\.s16", 4)]),
     ("", [], "SSE4.1", [
@@ -100,7 +100,7 @@ def rows(root):
                 except FileNotFoundError:
                     print(f"{name}: {prefix}gcc is not installed")
                     break
-                narrow = source.endswith(("conv_neon.c", "ssse3.c"))
+                narrow = source.endswith(("/conv_neon.c", "/conv_ssse3.c"))
                 length, count = densest(functions, NARROW[kernel] if narrow else OTHER, work)
                 yield (f"| {name} | {kernel} | {length} | {count * products} | "
                        f"{length / (count * products):.3f} |" if count else

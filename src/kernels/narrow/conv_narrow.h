@@ -1,23 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /**
  * @file conv_narrow.h
- * Kernels on 128-bit vectors, the same designs as the AVX2 ones: byte products with 16-bit sums,
- * 16-bit products, look-up, depthwise. Included once by each instruction set, after
+ * Kernels on 128-bit vectors, the same designs as the AVX2 ones: 16-bit products, look-up,
+ * depthwise. Byte products are different enough to be of each set's own. Included once by each
+ * instruction set, after
  *     NARROW_KERNEL(kind)  the symbol of a bb_conv_kernel
  *     NARROW_NAME(kind)    its name
  *     NARROW_CPU           flags it needs
  *     NARROW_PIXELS        pixels of a tile, as the register file allows
- * Exactness is argued in conv_int8_avx2.c, conv_int16_avx2.c and conv_lut_avx2.c.
+ * Exactness is argued in conv_int16_avx2.c and conv_lut_avx2.c.
  */
 #include "kernels/narrow/vec128.h"
 #include "kernels/registry.h"
 #include "kernels/walk.h"
 
 enum {
-    N_LANES = 16,   /**< channels of an integer block: 4 vectors of 4 channels */
-    N_STEP = 64,    /**< packed bytes of a step */
-    N_ROWS = 64,    /**< virtual rows of a look-up block: 4 vectors */
-    N_CHUNK_MIN = 4 /**< shorter schedules lose to 16-bit products */
+    N_LANES = 16, /**< channels of an integer block: 4 vectors of 4 channels */
+    N_STEP = 64,  /**< packed bytes of a step */
+    N_ROWS = 64   /**< virtual rows of a look-up block: 4 vectors */
 };
 
 /** Sums of 4 x NARROW_PIXELS vectors. */
@@ -57,94 +57,10 @@ static double narrow_cost(const bb_conv_desc *desc, const bb_conv_route *route, 
     return tiles * blocks * (route->segments * (double)route->steps * step + 80);
 }
 
-/* ---- byte products --------------------------------------------------------------------- */
-
-static int32_t narrow_exact_steps(const bb_conv_desc *desc) {
-    const int32_t top = (1 << desc->activation_bits) - 1;
-    const int32_t weight = desc->max_weight > 0 ? desc->max_weight : 1;
-
-    return weight > 127 || top > V_CODE_MAX ? 0 : 32767 / (2 * top * weight);
-}
-
-static bool narrow_int8_supports(const bb_conv_desc *desc) {
-    return narrow_exact_steps(desc) >= N_CHUNK_MIN;
-}
-
-/** Steps begin..end-1 of a segment added to 16-bit sums. */
-V_FN static inline void narrow_int8_steps(const uint8_t *const *ptr, const uint8_t *w,
-                                          int32_t begin, int32_t end, narrow_sums *s) {
-    w += (ptrdiff_t)begin * N_STEP;
-    for (int32_t i = begin; i < end; i++, w += N_STEP)
-        for (int p = 0; p < NARROW_PIXELS; p++) {
-            const vec u = v_dup32(ptr[p] + (ptrdiff_t)i * 4);
-
-            s->v[p][0] = v_add_pairs(s->v[p][0], u, v_load(w));
-            s->v[p][1] = v_add_pairs(s->v[p][1], u, v_load(w + 16));
-            s->v[p][2] = v_add_pairs(s->v[p][2], u, v_load(w + 32));
-            s->v[p][3] = v_add_pairs(s->v[p][3], u, v_load(w + 48));
-        }
-}
-
-V_FN static void narrow_int8_block(const bb_tile_job *job) {
-    const bb_conv_route *route = job->route;
-    narrow_sums total;
-
-    narrow_clear(&total);
-    for (int32_t seg = 0; seg < route->segments; seg++) {
-        const uint8_t *w = job->weights + (ptrdiff_t)seg * route->steps * N_STEP;
-
-        for (int32_t i = 0; i < route->steps; i += route->schedule) {
-            const int32_t left = route->steps - i;
-            narrow_sums s;
-
-            narrow_clear(&s);
-            narrow_int8_steps(job->ptr + (ptrdiff_t)seg * NARROW_PIXELS, w, i,
-                              i + (left < route->schedule ? left : route->schedule), &s);
-            for (int p = 0; p < NARROW_PIXELS; p++)
-                for (int v = 0; v < 4; v++)
-                    total.v[p][v] = v_add32(total.v[p][v], v_widen(s.v[p][v]));
-        }
-    }
-    for (int p = 0; p < NARROW_PIXELS; p++)
-        for (int v = 0; v < 4; v++)
-            v_store(job->acc + p * BB_TILE_STRIDE + v * 4, total.v[p][v]);
-}
-
 static void narrow_copy(const bb_conv_desc *desc, const uint8_t *codes, int32_t n, uint8_t *dst,
                         size_t part_bytes, int32_t *sums) {
     (void)part_bytes, (void)sums;
     memcpy(dst, codes, (size_t)n * (size_t)desc->in_channels);
-}
-
-static bb_conv_route narrow_int8_route(const bb_conv_desc *desc) {
-    bb_conv_route route = {
-        .pixels = NARROW_PIXELS,
-        .block_channels = N_LANES,
-        .group_bytes = (size_t)(desc->in_channels / desc->groups),
-        .in_place = true,
-        .transform = narrow_copy,
-        .block = narrow_int8_block,
-        .schedule = narrow_exact_steps(desc),
-    };
-
-    bb_route_segments(desc, &route);
-    route.steps = (bb_segment_length(desc) + 3) / 4;
-    route.block_bytes = (size_t)route.segments * (size_t)route.steps * N_STEP;
-    return route;
-}
-
-static double narrow_int8_cost(const bb_conv_desc *desc) {
-    const bb_conv_route route = narrow_int8_route(desc);
-
-    return narrow_cost(desc, &route, 4.3 * NARROW_PIXELS + 8.0 / route.schedule);
-}
-
-static void narrow_int8_put(const bb_conv_route *route, uint8_t *block, int32_t lane,
-                            int32_t segment, const int16_t *weights, int32_t n) {
-    uint8_t *dst = block + (size_t)segment * (size_t)route->steps * N_STEP + (size_t)lane * 4;
-
-    for (int32_t i = 0; i < n; i++)
-        dst[(size_t)(i / 4) * N_STEP + (size_t)(i % 4)] = (uint8_t)weights[i];
 }
 
 /* ---- 16-bit products ------------------------------------------------------------------- */
@@ -507,7 +423,6 @@ static void narrow_depthwise_put(const bb_conv_route *route, uint8_t *block, int
                                                 .scratch_size = narrow_##kind##_scratch_size,      \
                                                 .run = narrow_##kind##_run};
 
-NARROW_DEFINE(int8)
 NARROW_DEFINE(int16)
 NARROW_DEFINE(lut)
 NARROW_DEFINE(depthwise)

@@ -16,7 +16,6 @@
 #include <immintrin.h>
 
 #define V_FN __attribute__((target("ssse3,sse4.1")))
-#define V_CODE_MAX 255 /**< largest code v_pairs takes */
 
 typedef __m128i vec;
 
@@ -73,10 +72,6 @@ V_FN static inline vec v_shl32(vec a, int32_t n) {
 V_FN static inline vec v_look(vec table, vec index) {
     return _mm_shuffle_epi8(table, index);
 }
-/** 16-bit sums of neighbouring products of codes and signed bytes; must fit. */
-V_FN static inline vec v_pairs(vec codes, vec weights) {
-    return _mm_maddubs_epi16(codes, weights);
-}
 /** 32-bit sums of neighbouring products of 16-bit lanes. */
 V_FN static inline vec v_pairs16(vec a, vec b) {
     return _mm_madd_epi16(a, b);
@@ -96,7 +91,7 @@ V_FN static inline vec v_widen(vec a) {
                 : "x"(a), "x"(b));                                                                 \
         return sum;                                                                                \
     }
-V_STEP(v_add_pairs, "pmaddubsw", "paddw") /**< v_add16(sum, v_pairs(a, b)) */
+V_STEP(v_add_pairs, "pmaddubsw", "paddw") /**< sum + 16-bit sums of pairs of u8*s8 */
 V_STEP(v_add_look, "pshufb", "paddb")     /**< v_add8(sum, v_look(a, b)) */
 V_FN static inline vec v_zip8_lo(vec a, vec b) {
     return _mm_unpacklo_epi8(a, b);
@@ -226,14 +221,11 @@ V_FN static inline vecf vd_to_float(vecd a) {
 #include <arm_neon.h>
 
 #define V_FN
-#define V_CODE_MAX 127 /**< products are signed */
 
 typedef uint8x16_t vec;
 
 #if BB_ARCH_NEON64
 
-#define V_PAIR_SUMS(type, a, b) vpaddq_##type(a, b)
-#define V_PRODUCTS_HIGH(type, a, b) vmull_high_##type(a, b)
 #define V_ZIP(type, n, a, b) vzip##n##q_##type(a, b)
 
 static inline vec v_look(vec table, vec index) {
@@ -242,13 +234,15 @@ static inline vec v_look(vec table, vec index) {
 static inline bool v_any(vec a) {
     return vmaxvq_u8(a) != 0;
 }
+static inline int32x4_t v_pair_sums(int32x4_t a, int32x4_t b) {
+    return vpaddq_s32(a, b);
+}
+static inline int32x4_t v_products_high(int16x8_t a, int16x8_t b) {
+    return vmull_high_s16(a, b);
+}
 
 #else /* 32-bit Arm works on halves where 64-bit Arm has whole vectors */
 
-#define V_PAIR_SUMS(type, a, b)                                                                    \
-    vcombine_##type(vpadd_##type(vget_low_##type(a), vget_high_##type(a)),                         \
-                    vpadd_##type(vget_low_##type(b), vget_high_##type(b)))
-#define V_PRODUCTS_HIGH(type, a, b) vmull_##type(vget_high_##type(a), vget_high_##type(b))
 #define V_ZIP(type, n, a, b) vzipq_##type(a, b).val[(n)-1]
 
 static inline vec v_look(vec table, vec index) {
@@ -260,6 +254,13 @@ static inline bool v_any(vec a) {
     const uint64x2_t v = vreinterpretq_u64_u8(a);
 
     return (vgetq_lane_u64(v, 0) | vgetq_lane_u64(v, 1)) != 0;
+}
+static inline int32x4_t v_pair_sums(int32x4_t a, int32x4_t b) {
+    return vcombine_s32(vpadd_s32(vget_low_s32(a), vget_high_s32(a)),
+                        vpadd_s32(vget_low_s32(b), vget_high_s32(b)));
+}
+static inline int32x4_t v_products_high(int16x8_t a, int16x8_t b) {
+    return vmull_s16(vget_high_s16(a), vget_high_s16(b));
 }
 
 #endif
@@ -309,32 +310,14 @@ static inline vec v_nibble_high(vec a) {
 static inline vec v_shl32(vec a, int32_t n) {
     return vreinterpretq_u8_u32(vshlq_u32(vreinterpretq_u32_u8(a), vdupq_n_s32(n)));
 }
-static inline int16x8_t v_pair_sums16(int16x8_t a, int16x8_t b) {
-    return V_PAIR_SUMS(s16, a, b);
-}
-static inline int32x4_t v_pair_sums32(int32x4_t a, int32x4_t b) {
-    return V_PAIR_SUMS(s32, a, b);
-}
-static inline vec v_pairs(vec codes, vec weights) {
-    const int8x16_t u = vreinterpretq_s8_u8(codes), w = vreinterpretq_s8_u8(weights);
-
-    return vreinterpretq_u8_s16(
-        v_pair_sums16(vmull_s8(vget_low_s8(u), vget_low_s8(w)), V_PRODUCTS_HIGH(s8, u, w)));
-}
 static inline vec v_pairs16(vec a, vec b) {
     const int16x8_t u = vreinterpretq_s16_u8(a), w = vreinterpretq_s16_u8(b);
 
     return vreinterpretq_u8_s32(
-        v_pair_sums32(vmull_s16(vget_low_s16(u), vget_low_s16(w)), V_PRODUCTS_HIGH(s16, u, w)));
-}
-static inline vec v_add_pairs(vec sum, vec a, vec b) {
-    return v_add16(sum, v_pairs(a, b));
+        v_pair_sums(vmull_s16(vget_low_s16(u), vget_low_s16(w)), v_products_high(u, w)));
 }
 static inline vec v_add_look(vec sum, vec a, vec b) {
     return v_add8(sum, v_look(a, b));
-}
-static inline vec v_widen(vec a) {
-    return vreinterpretq_u8_s32(vpaddlq_s16(vreinterpretq_s16_u8(a)));
 }
 static inline vec v_zip8_lo(vec a, vec b) {
     return V_ZIP(u8, 1, a, b);
