@@ -7,7 +7,7 @@
 #include <string.h>
 
 enum { EPOCHS = 40, BATCH = 16, MAX_OUTPUTS = 16 };
-static const bb_tune_rates RATES = {0.01f, 0.001f, 0.001f, 0.001f};
+static const bb_tune_rates RATES = {0.003f, 0.001f, 0.001f, 0.001f};
 /* Images move by at most this part of their size. */
 static const double SHIFT = 1.0 / 16;
 static const double TEMPERATURE = 1.0;

@@ -8,7 +8,7 @@
 /* Latent weights start where the float weights lie, but no nearer than this part of half a cell to
  * the border of the cell that the solver chose: a weight that the first small step can tip over is
  * no start, and one exactly in the middle has forgotten which way it leans. */
-static const float CELL_MARGIN = 0.9f;
+static const float CELL_MARGIN = 0.5f;
 /* Weights of so many bits are left alone. */
 enum { FROZEN_BITS = 8 };
 
@@ -180,6 +180,25 @@ bb_status bb_student_create(bb_quantization *q, size_t profile, bb_student *stud
 void bb_student_destroy(bb_student *student) {
     bb_graph_destroy(student->graph);
     student->graph = NULL;
+}
+
+void bb_student_settle(bb_student *student) {
+    const bb_quantization *q = student->q;
+    for (size_t b = 0; b < q->plan.n; b++) {
+        const bb_student_layer *layer = &student->layers[b];
+        if (layer->latent < 0)
+            continue;
+        uint32_t bits = q->profiles[student->profile].blocks[b].planes;
+        float top = (float)((1u << bits) - 1), *w = bb_student_constant(student, layer->latent);
+        const float *step = bb_student_constant(student, layer->step);
+        size_t n = weight_count(q, b), d = n / q->targets[b].shape.rows;
+        for (size_t i = 0; i < n; i++) {
+            float v = w[i] / step[i / d], level = 2.0f * floorf(0.5f * v) + 1.0f;
+            level = fminf(fmaxf(level, -top), top);
+            v = fminf(fmaxf(v, level - CELL_MARGIN), level + CELL_MARGIN);
+            w[i] = v * step[i / d];
+        }
+    }
 }
 
 /* ---- taking its numbers -------------------------------------------------------------------------

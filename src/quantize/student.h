@@ -30,6 +30,9 @@ bb_status bb_student_create(bb_quantization *q, size_t profile, bb_student *stud
 void bb_student_destroy(bb_student *student);
 /** A constant's elements, writable: the student owns them. */
 float *bb_student_constant(const bb_student *student, int value);
+/** Moves latent weights away from the borders of their cells, where training has driven them: the
+ *  next first steps would tip too many over. Their codes stay. */
+void bb_student_settle(bb_student *student);
 /** Writes codes, scales, biases and grids of the student back, and calibrates the other grids on
  *  what it computes. */
 bb_status bb_student_take(bb_student *student, bb_error *err);

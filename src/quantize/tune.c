@@ -7,6 +7,9 @@
 static const float SMALLEST_STEP = 1e-8f;
 /* Spans of one kernel each cost as much as larger ones and learn less from each other. */
 static const double NARROW = 2.0;
+/* Part of a training's steps in which its rate rises: Adam's first steps are of full size whatever
+ * the gradients, and too many weights would change their codes at once. */
+static const double WARM_UP = 0.1, PI = 3.14159265358979323846;
 /* Memory for the calibration images. */
 static const size_t IMAGE_BYTES = (size_t)1024 << 20;
 
@@ -259,7 +262,10 @@ bb_status bb_tuning_forward(bb_tuning *t, const float *x, bb_error *err) {
 }
 
 float bb_tuning_schedule(size_t i, size_t n) {
-    return (float)(0.5 * (1.0 + cos(3.14159265358979 * (double)i / (double)n)));
+    double warm = WARM_UP * (double)n;
+    if ((double)i < warm)
+        return (float)(((double)i + 1.0) / (warm + 1.0));
+    return (float)(0.5 * (1.0 + cos(PI * ((double)i - warm) / ((double)n - warm))));
 }
 
 /* ---- all of it ----------------------------------------------------------------------------------
@@ -291,6 +297,7 @@ static bb_status load_images(bb_quantization *q, float **images, bb_error *err) 
 static bb_status tune(bb_student *s, float **images, bb_error *err) {
     BB_TRY(load_images(s->q, images, err));
     BB_TRY(bb_reconstruct(s, *images, err));
+    bb_student_settle(s);
     BB_TRY(bb_distill(s, *images, err));
     return bb_student_take(s, err);
 }
