@@ -6,8 +6,8 @@
 #include "quantize/tune.h"
 #include <string.h>
 
-enum { ITERATIONS = 500, BATCH = 32 };
-static const bb_tune_rates RATES = {0.02f, 0.002f, 0.002f, 0.002f};
+enum { ITERATIONS = 300, BATCH = 32 };
+static const bb_tune_rates RATES = {0.01f, 0.002f, 0.002f, 0.002f};
 /* Spans of more elements would need too much memory for all images: they are left to bb_distill. */
 static const size_t CACHE_BYTES = (size_t)1024 << 20;
 
@@ -53,7 +53,7 @@ static bb_status advance(reconstruction *r, bool student, const bb_span *span, c
     *to = bb_alloc_array(r->n, bb_quantize_elements(r->s->q, span->out) * sizeof **to);
     if (!*to)
         return bb_fail_memory(err, "activations of the calibration images");
-    BB_TRY(bb_tuning_open(r->s, student, span, r->batch, NULL, &t, err));
+    BB_TRY(bb_tuning_open(r->s, student, span, NULL, 0, r->batch, NULL, &t, err));
     bb_status status = run_all(r, &t, span, from, *to, err);
     bb_tuning_close(&t);
     return status;
@@ -101,7 +101,7 @@ static bb_status iterate(reconstruction *r, bb_tuning *t, const bb_span *span, c
                             n_out, 1.0, r->gradient + k * n_out);
     bb_gradient_seed seed = {span->out, r->gradient};
     BB_TRY(bb_gradient_backward(t->program, &seed, 1, err));
-    bb_optimizer_step(t->optimizer, bb_tuning_schedule(it, ITERATIONS));
+    bb_tuning_step(t, it, ITERATIONS);
     return BB_STATUS_OK;
 }
 
@@ -113,7 +113,7 @@ static bb_status train_span(reconstruction *r, const bb_span *span, const float 
         bb_alloc_array(r->batch, bb_quantize_elements(r->s->q, span->out) * sizeof *r->gradient);
     bb_status status = r->x && r->gradient ? BB_STATUS_OK : bb_fail_memory(err, "a batch");
     if (status == BB_STATUS_OK)
-        status = bb_tuning_open(r->s, true, span, r->batch, &RATES, &t, err);
+        status = bb_tuning_open(r->s, true, span, NULL, 0, r->batch, &RATES, &t, err);
     if (status == BB_STATUS_OK) {
         for (size_t it = 0; it < ITERATIONS && status == BB_STATUS_OK; it++) {
             status = iterate(r, &t, span, target, it, err);

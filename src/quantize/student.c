@@ -9,8 +9,6 @@
  * the border of the cell that the solver chose: a weight that the first small step can tip over is
  * no start, and one exactly in the middle has forgotten which way it leans. */
 static const float CELL_MARGIN = 0.5f;
-/* Weights of so many bits are left alone. */
-enum { FROZEN_BITS = 8 };
 
 float *bb_student_constant(const bb_student *student, int value) {
     return (float *)(uintptr_t)student->graph->values[value].data;
@@ -24,9 +22,9 @@ static size_t weight_count(const bb_quantization *q, size_t b) {
     return (size_t)s->rows * s->taps * s->depth;
 }
 
+/** Weights on raw pixels have codes in another unit than the float network's. */
 static bool is_frozen(const bb_student *s, size_t b) {
-    return bb_quantize_bits(s->q, b, s->profile).weight >= FROZEN_BITS ||
-           bb_quantize_is_pixels(s->q, s->q->plan.blocks[b].in[0]);
+    return bb_quantize_is_pixels(s->q, s->q->plan.blocks[b].in[0]);
 }
 
 static void place_latents(const bb_student *s, size_t b, const float *real, const float *w,
@@ -62,6 +60,23 @@ static bb_status make_weights(bb_student *s, size_t b, bb_error *err) {
     return status;
 }
 
+/** w * gain, a number for each row. Returns the product. */
+static int add_gain(bb_student *s, size_t b, int w) {
+    const bb_value v = s->graph->values[w];
+    int64_t rows = s->q->targets[b].shape.rows, dims[BB_MAX_RANK] = {rows, 1, 1, 1, 1, 1, 1, 1};
+    void *data;
+    int gain = bb_graph_add_constant(s->graph, "gain", BB_DTYPE_F32, v.rank, dims, &data);
+    int out = bb_graph_add_value(s->graph, "weights", BB_DTYPE_F32, v.rank, v.dims);
+    int in[2] = {w, gain};
+    for (int64_t r = 0; gain >= 0 && r < rows; r++)
+        ((float *)data)[r] = 1.0f;
+    s->layers[b].gain = gain;
+    return gain >= 0 && out >= 0 &&
+                   bb_graph_add_node(s->graph, "weights", BB_OP_MUL, 2, in, 1, &out) >= 0
+               ? out
+               : -1;
+}
+
 static bb_status connect_weights(bb_student *s, size_t b, bb_error *err) {
     const bb_block_quant *quant = &s->q->profiles[s->profile].blocks[b];
     bb_student_layer *layer = &s->layers[b];
@@ -73,6 +88,7 @@ static bb_status connect_weights(bb_student *s, size_t b, bb_error *err) {
                                        s->q->targets[b].shape.rows);
         bb_fake fake = {"odd", "weights", quant->planes, w, layer->step, -1, false};
         w = layer->step < 0 ? -1 : bb_fake_add(s->graph, &fake);
+        w = w < 0 ? -1 : add_gain(s, b, w);
     }
     return w >= 0 && bb_fake_redirect(s->graph, node, 1, w) ? BB_STATUS_OK
                                                             : bb_fail_memory(err, "student");
@@ -151,7 +167,7 @@ static bb_status allocate(bb_student *s, bb_error *err) {
     for (size_t i = 0; i < n; i++)
         s->steps[i] = -1;
     for (size_t b = 0; b < q->plan.n; b++)
-        s->layers[b] = (bb_student_layer){-1, -1, -1, -1, -1};
+        s->layers[b] = (bb_student_layer){-1, -1, -1, -1, -1, -1};
     return BB_STATUS_OK;
 }
 
@@ -220,10 +236,11 @@ static bb_status take_weights(bb_student *s, size_t b, bb_error *err) {
     bb_status status =
         bb_subgraph_to_model(q, b, bb_student_constant(s, layer->latent), latent, err);
     float top = (float)((1u << quant->planes) - 1);
+    const float *step = bb_student_constant(s, layer->step);
     for (size_t r = 0; r < shape->rows; r++)
-        scale[r] = fabsf(bb_student_constant(s, layer->step)[r]);
+        scale[r] = step[r] * bb_student_constant(s, layer->gain)[r];
     for (size_t i = 0; i < n && status == BB_STATUS_OK; i++) {
-        float level = 2.0f * floorf(latent[i] / scale[i / d] / 2.0f) + 1.0f;
+        float level = 2.0f * floorf(0.5f * latent[i] / step[i / d]) + 1.0f;
         level = fminf(fmaxf(level, -top), top);
         codes[i] = (uint8_t)((level + top) / 2.0f);
     }

@@ -11,7 +11,10 @@
 
 /** Constants of the student that belong to one CONV block; -1: there is none. */
 typedef struct bb_student_layer {
-    int latent, step; /**< -1: the weights stay as they are (8 bits, or raw pixels) */
+    /** Real weight = odd(latent, step) * gain: the step stays and says where codes change, the
+     * gain, [rows] and 1 at first, is what learns. -1: the weights stay as they are (8 bits,
+     * pixels). */
+    int latent, step, gain;
     int bias;
     int input_step; /**< shared by all layers that read this copy of the value's class */
     int input_node; /**< output of the quantizer */

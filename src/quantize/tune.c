@@ -10,6 +10,8 @@ static const double NARROW = 2.0;
 /* Part of a training's steps in which its rate rises: Adam's first steps are of full size whatever
  * the gradients, and too many weights would change their codes at once. */
 static const double WARM_UP = 0.1, PI = 3.14159265358979323846;
+/* At the end it takes so much of a full step to leave a cell. */
+static const float DAMPING = 0.3f;
 /* Memory for the calibration images. */
 static const size_t IMAGE_BYTES = (size_t)1024 << 20;
 
@@ -172,10 +174,11 @@ static void list_parameters(const bb_student *s, const bb_span *span, const bb_t
         if (s->q->plan.blocks[b].kind != BB_BLOCK_CONV)
             continue;
         if (layer->latent >= 0) {
-            size_t rows = s->q->targets[b].shape.rows;
-            float size = mean_size(bb_student_constant(s, layer->step), rows);
+            const bb_conv_shape *shape = &s->q->targets[b].shape;
+            size_t n = (size_t)shape->rows * shape->taps * shape->depth;
+            float size = mean_size(bb_student_constant(s, layer->latent), n);
             add_parameter(p, s, layer->latent, rates->latent * size, false);
-            add_parameter(p, s, layer->step, rates->step * size, true);
+            add_parameter(p, s, layer->gain, rates->gain, true);
         }
         add_parameter(p, s, layer->bias, rates->bias * s->q->rms[b], false);
         if (layer->input_step >= 0 && !reads_outside(s, span, layer->input_step))
@@ -188,23 +191,39 @@ static void list_parameters(const bb_student *s, const bb_span *span, const bb_t
 /* ---- programs -----------------------------------------------------------------------------------
  */
 
-static bb_status create_program(bb_tuning *t, const bb_span *span, const parameters *p, bool train,
-                                bb_error *err) {
-    int64_t dims[BB_MAX_RANK];
-    const int64_t *input_dims[1] = {dims};
-    int *kept = bb_arena_array(t->graph->arena, t->graph->n_outputs, sizeof *kept);
-    if (!kept)
+/** Values to read: scores of the outputs, and cuts within. */
+typedef struct kept_values {
+    size_t n;
+    int *values;
+} kept_values;
+
+static bb_status list_kept(const bb_tuning *t, const bb_span *inner, size_t n_inner,
+                           kept_values *kept, bb_error *err) {
+    kept->n = 0;
+    kept->values =
+        bb_arena_array(t->graph->arena, t->graph->n_outputs + n_inner, sizeof *kept->values);
+    if (!kept->values)
         return bb_fail_memory(err, "part of the network");
     for (size_t i = 0; i < t->graph->n_outputs; i++)
-        kept[i] = bb_tuning_score(t->graph, t->graph->outputs[i]);
+        kept->values[kept->n++] = bb_tuning_score(t->graph, t->graph->outputs[i]);
+    for (size_t i = 0; i < n_inner; i++)
+        if (inner[i].out >= 0)
+            kept->values[kept->n++] = inner[i].out;
+    return BB_STATUS_OK;
+}
+
+static bb_status create_program(bb_tuning *t, const bb_span *span, const kept_values *kept,
+                                const parameters *p, bool train, bb_error *err) {
+    int64_t dims[BB_MAX_RANK];
+    const int64_t *input_dims[1] = {dims};
     memcpy(dims, t->graph->values[span->in].dims, sizeof dims);
     dims[0] = (int64_t)t->batch;
     bb_gradient_options options = {.threads = t->student->q->threads,
                                    .parameters = p->values,
                                    .n_parameters = train ? p->n : 0,
                                    .masters = p->masters,
-                                   .kept = kept,
-                                   .n_kept = t->graph->n_outputs,
+                                   .kept = kept->values,
+                                   .n_kept = kept->n,
                                    .forward_only = !train};
     return bb_gradient_create(t->graph, input_dims, &options, &t->program, err);
 }
@@ -218,26 +237,31 @@ static bb_status create_optimizer(bb_tuning *t, parameters *p, bb_error *err) {
     return bb_optimizer_create(&options, p->items, p->n, &t->optimizer, err);
 }
 
-static bb_status open_programs(bb_tuning *t, const bb_span *span, const bb_tune_rates *rates,
-                               parameters *p, bb_error *err) {
+static bb_status open_programs(bb_tuning *t, const bb_span *span, const kept_values *kept,
+                               const bb_tune_rates *rates, parameters *p, bb_error *err) {
     if (rates)
         list_parameters(t->student, span, rates, p);
-    BB_TRY(create_program(t, span, p, rates != NULL, err));
+    BB_TRY(create_program(t, span, kept, p, rates != NULL, err));
     return rates ? create_optimizer(t, p, err) : BB_STATUS_OK;
 }
 
-bb_status bb_tuning_open(bb_student *s, bool student, const bb_span *span, size_t batch,
-                         const bb_tune_rates *rates, bb_tuning *t, bb_error *err) {
+bb_status bb_tuning_open(bb_student *s, bool student, const bb_span *span, const bb_span *inner,
+                         size_t n_inner, size_t batch, const bb_tune_rates *rates, bb_tuning *t,
+                         bb_error *err) {
+    kept_values kept;
     size_t most = 4 * s->q->plan.n + 4;
     parameters p = {.values = bb_alloc_array(most, sizeof *p.values),
                     .masters = bb_alloc_array(most, sizeof *p.masters),
                     .items = bb_alloc_array(most, sizeof *p.items)};
-    *t = (bb_tuning){.student = s, .batch = batch};
+    *t = (bb_tuning){
+        .student = s, .batch = batch, .span = *span, .latent_rate = rates ? rates->latent : 0.0f};
     bb_status status = p.values && p.masters && p.items
                            ? cut_graph(student ? s->graph : s->q->graph, span, &t->graph, err)
                            : bb_fail_memory(err, "parameters");
     if (status == BB_STATUS_OK)
-        status = open_programs(t, span, rates, &p, err);
+        status = list_kept(t, inner, n_inner, &kept, err);
+    if (status == BB_STATUS_OK)
+        status = open_programs(t, span, &kept, rates, &p, err);
     bb_free(p.values);
     bb_free(p.masters);
     bb_free(p.items);
@@ -261,11 +285,52 @@ bb_status bb_tuning_forward(bb_tuning *t, const float *x, bb_error *err) {
     return bb_gradient_forward(t->program, &input, err);
 }
 
-float bb_tuning_schedule(size_t i, size_t n) {
+/* ---- steps --------------------------------------------------------------------------------------
+ */
+
+/** Rises, then falls to 0 over n steps. */
+static float schedule(size_t i, size_t n) {
     double warm = WARM_UP * (double)n;
     if ((double)i < warm)
         return (float)(((double)i + 1.0) / (warm + 1.0));
     return (float)(0.5 * (1.0 + cos(PI * ((double)i - warm) / ((double)n - warm))));
+}
+
+/** Moves latents towards the middle of their cells by `pull` of the way from there to the border.
+ */
+static void damp_row(float *w, size_t d, float step, float top, float pull) {
+    float half = 0.5f / step;
+    for (size_t i = 0; i < d; i++) {
+        float level = 2.0f * floorf(w[i] * half) + 1.0f;
+        level = level < -top ? -top : level > top ? top : level;
+        w[i] += pull * (step * level - w[i]);
+    }
+}
+
+/** A weight between two good codes goes back and forth with straight-through gradients and ends on
+ *  either (Nagel et al. 2022). The pull lets only those change codes whose gradients agree, in the
+ *  end all of them: at the border it takes `part` of a full step of Adam to overcome it. */
+static void damp(bb_tuning *t, float rate, float part) {
+    const bb_student *s = t->student;
+    for (size_t b = t->span.first; b < t->span.end; b++) {
+        const bb_student_layer *layer = &s->layers[b];
+        if (layer->latent < 0)
+            continue;
+        const bb_conv_shape *shape = &s->q->targets[b].shape;
+        size_t d = (size_t)shape->taps * shape->depth;
+        float *w = bb_student_constant(s, layer->latent);
+        const float *step = bb_student_constant(s, layer->step);
+        float top = (float)((1u << s->q->profiles[s->profile].blocks[b].planes) - 1);
+        float move = rate * t->latent_rate * mean_size(w, shape->rows * d) * part;
+        for (size_t r = 0; r < shape->rows; r++)
+            damp_row(w + r * d, d, step[r], top, fminf(move / step[r], 1.0f));
+    }
+}
+
+void bb_tuning_step(bb_tuning *t, size_t i, size_t n) {
+    float rate = schedule(i, n);
+    bb_optimizer_step(t->optimizer, rate);
+    damp(t, rate, DAMPING * (float)i / (float)n);
 }
 
 /* ---- all of it ----------------------------------------------------------------------------------

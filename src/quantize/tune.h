@@ -19,28 +19,32 @@ typedef struct bb_tuning {
     bb_graph *graph;
     bb_gradient *program;
     bb_optimizer *optimizer; /**< NULL: forward only */
+    bb_span span;
+    float latent_rate;
     size_t batch;
 } bb_tuning;
 
 /** How far parameters move in one step at full rate, in units of their own size. */
 typedef struct bb_tune_rates {
-    float latent;     /**< of the weight step */
-    float step;       /**< of the weight step */
+    float latent;     /**< of the layer's mean magnitude of weights */
+    float gain;       /**< of the gain, which is about 1 */
     float input_step; /**< of the activation step */
     float bias;       /**< of the layer's root mean square */
 } bb_tune_rates;
 
 /** `rates` NULL: forward only. The span's graph is cut from the student, or from the float network
- *  where `student` is false. */
-bb_status bb_tuning_open(bb_student *s, bool student, const bb_span *span, size_t batch,
-                         const bb_tune_rates *rates, bb_tuning *t, bb_error *err);
+ *  where `student` is false. Outputs (bb_tuning_score) and what lies behind the `inner` spans can
+ * be read and given a gradient. */
+bb_status bb_tuning_open(bb_student *s, bool student, const bb_span *span, const bb_span *inner,
+                         size_t n_inner, size_t batch, const bb_tune_rates *rates, bb_tuning *t,
+                         bb_error *err);
 void bb_tuning_close(bb_tuning *t);
 /** Runs the batch at x, [batch][elements of the input]. */
 bb_status bb_tuning_forward(bb_tuning *t, const float *x, bb_error *err);
 /** The value that losses of an output look at: what goes into a final Softmax, else the output. */
 int bb_tuning_score(const bb_graph *graph, int output);
-/** Falls from 1 to 0 over n iterations. */
-float bb_tuning_schedule(size_t i, size_t n);
+/** Step i of n: along the gradients of the last backward run. */
+void bb_tuning_step(bb_tuning *t, size_t i, size_t n);
 
 /** Spans between values that alone carry everything on, in order; *n of them, in q's arena. */
 bb_status bb_tune_spans(bb_quantization *q, bb_span **spans, size_t *n, bb_error *err);
