@@ -116,8 +116,9 @@ static bool supports(const bb_conv_desc *desc) {
     CLEAR_SUM("64")                                                                                \
     CLEAR_SUM("96")                                                                                \
     CLEAR_SUM("128")                                                                               \
-    CLEAR_SUM("160") CLEAR_SUM("192") CLEAR_SUM("224") CLEAR_SUM("256") CLEAR_SUM("288")           \
-        CLEAR_SUM("320") CLEAR_SUM("352")
+    CLEAR_SUM("160")                                                                               \
+    CLEAR_SUM("192") CLEAR_SUM("224") CLEAR_SUM("256") CLEAR_SUM("288") CLEAR_SUM("320")           \
+        CLEAR_SUM("352")
 
 #define LOAD_INDICES "vmovdqa (%%rdx), %%ymm14\n\tvmovdqa 32(%%rdx), %%ymm15\n\t"
 #define NEXT_GROUP "addq $64, %%rdx\n\taddq $16, %%rax\n\t"
@@ -179,17 +180,80 @@ BB_AVX2 static void loop_pair_saturating(const loop_args *args) {
     LOOP("vpaddusb", FOLD_PAIR);
 }
 
+/** One group of one pixel: two vectors of sums go on. */
+BB_AVX2 static inline void add_group(const uint8_t *table, const uint8_t *indices, __m256i a[2]) {
+    const __m256i t = _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)table));
+
+    for (int v = 0; v < 2; v++)
+        a[v] = _mm256_add_epi8(
+            a[v], _mm256_shuffle_epi8(t, _mm256_load_si256((const void *)(indices + 32 * v))));
+}
+
+/** Byte sums of one chunk of one pixel; even and odd groups apart, so that adds do not wait. */
+BB_AVX2 static inline void sum_chunk(const uint8_t *table, const uint8_t *indices, int64_t groups,
+                                     __m256i a[2]) {
+    __m256i b[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+
+    a[0] = a[1] = b[0];
+    for (; groups > 1; groups -= 2, table += 32, indices += 2 * STEP) {
+        add_group(table, indices, a);
+        add_group(table + 16, indices + STEP, b);
+    }
+    if (groups > 0)
+        add_group(table, indices, a);
+    for (int v = 0; v < 2; v++)
+        a[v] = _mm256_add_epi8(a[v], b[v]);
+}
+
+/** As LOOP for a tile of one pixel (fully connected): weights are read once, sums in registers. */
+BB_AVX2 static inline void single(const loop_args *args, bool pairs) {
+    const __m256i ones_twos = _mm256_set1_epi16(0x0201);
+    const uint8_t *indices = args->weights;
+    __m256i s[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()}, h[2] = {s[0], s[0]};
+    work *w = args->sums;
+
+    for (int64_t segment = 0; segment < args->segments; segment++) {
+        const uint8_t *table = args->ptr[segment] + args->base;
+
+        for (const int64_t *chunk = args->chunks; *chunk; chunk++) {
+            __m256i a[2];
+
+            sum_chunk(table, indices, *chunk, a);
+            table += *chunk * 16;
+            indices += *chunk * STEP;
+            for (int v = 0; v < 2; v++) {
+                s[v] = _mm256_add_epi16(s[v], pairs ? _mm256_maddubs_epi16(a[v], ones_twos) : a[v]);
+                h[v] = _mm256_add_epi16(h[v], _mm256_srli_epi16(a[v], 8));
+            }
+        }
+    }
+    for (int v = 0; v < 2; v++) {
+        _mm256_store_si256((void *)w->sums[0][0][v], s[v]);
+        _mm256_store_si256((void *)w->sums[1][0][v], h[v]);
+    }
+}
+
+BB_AVX2 static void single_plane(const loop_args *args) {
+    single(args, false);
+}
+
+BB_AVX2 static void single_pair(const loop_args *args) {
+    single(args, true);
+}
+
 /**
  * Zen 5 shuffles on two pipes and adds with saturation on the other two: 1.9 pairs of them a cycle
  * where plain additions, which go anywhere, get 1.7 with vpshufb. On Zen 3 it is 1.5 to 1.7; there
  * is no difference on Intel cores. AVX-VNNI tells Zen 5 from its predecessors.
  */
-static loop_fn loop_for(bool pairs) {
+static loop_fn loop_for(bool one, bool pairs) {
     static _Atomic int known; /* 0: not asked yet; 1: plain; 2: saturating */
     static const loop_fn loops[2][2] = {{loop_plane, loop_pair},
                                         {loop_plane_saturating, loop_pair_saturating}};
     int kind = known;
 
+    if (one)
+        return pairs ? single_pair : single_plane;
     if (kind == 0)
         known = kind = bb_cpu_detect() & BB_CPU_AVX_VNNI ? 2 : 1;
     return loops[kind - 1][pairs];
@@ -328,7 +392,7 @@ static void block(const bb_tile_job *job) {
         for (int32_t part = 0; part < route->parts; part++) {
             target t = {.job = job,
                         .pass = passes[i],
-                        .loop = loop_for(passes[i].pairs),
+                        .loop = loop_for(route->pixels == 1, passes[i].pairs),
                         .shift = 1 + passes[i].plane + 4 * part,
                         .first = passes[i].first && part == 0};
             loop_args args = {
@@ -396,7 +460,7 @@ static bb_conv_route route_of(const bb_conv_desc *desc) {
     const bool odd = desc->weight_bits % 2;
     pass passes[PASSES_MAX];
     bb_conv_route route = {
-        .pixels = 6,
+        .pixels = desc->out_height * desc->out_width == 1 ? 1 : 6,
         .block_channels = odd ? 64 : 32,
         .group_bytes = (size_t)((depth + 3) / 4) * 16,
         .work_bytes = sizeof(work),
@@ -435,6 +499,9 @@ static double cost(const bb_conv_desc *desc) {
     pass passes[PASSES_MAX];
     const int32_t n = passes_of(route.planes, passes);
 
+    if (route.pixels == 1) /* the second-level cache gives 64 bytes of indices in two cycles */
+        return blocks * (40 + route.parts * n * (steps * 1.7 + chunks * 3 + 50)) +
+               0.35 * route.parts * input;
     for (int32_t i = 0; i < n; i++)
         cycles += route.parts * (steps * 6.7 + chunks * (passes[i].pairs ? 6 : 10) +
                                  (passes[i].pairs ? 60 : 100) + 12 * route.segments);
