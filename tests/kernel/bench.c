@@ -170,3 +170,70 @@ int bench_kernels(const char *kernel, const char *bits, const char *shape) {
     }
     return 0;
 }
+
+/** A route of the AVX2 kernels and what the design study measured for it, in products a cycle. */
+typedef struct route_target {
+    const char *kernel, *what;
+    uint32_t m, k;
+    double target;
+} route_target;
+
+/**
+ * Nanoseconds for `outputs` channels of a product of 2304 activations with 96 pixels. The
+ * difference of two counts of channels is the inner loop alone: what is done once for the input
+ * (transform, tables) cancels.
+ */
+static double deep_ns(const bb_conv_kernel *kernel, uint32_t m, uint32_t k, int32_t outputs) {
+    const bench_shape shape = {"deep", 2304, 0, outputs, 1, 1, 1};
+    bb_conv_desc desc = shape_desc(&shape, m, k);
+    conv_case c;
+    bb_rng rng;
+    double ns = 1e30;
+
+    desc.in_height = desc.out_height = 8;
+    desc.in_width = desc.out_width = 12;
+    bb_rng_seed(&rng, 7);
+    case_create(&c, &rng, &desc, FILL_RANDOM);
+    if (kernel->supports(&desc))
+        ns = best_ns(&c, kernel);
+    case_destroy(&c);
+    return ns;
+}
+
+static void bench_route(const bb_conv_kernel *kernel, const route_target *t, double ghz) {
+    enum { FEW = 128, MANY = 384 };
+    const double ns = deep_ns(kernel, t->m, t->k, MANY) - deep_ns(kernel, t->m, t->k, FEW);
+    const double rate = 2304.0 * 96 * (MANY - FEW) / (ns * ghz);
+
+    printf("%-16s w%ua%u  %-32s %7.1f %7.1f %6.2f\n", t->kernel, t->k, t->m, t->what, rate,
+           t->target, rate / t->target);
+    fflush(stdout);
+}
+
+int bench_routes(void) {
+    static const route_target routes[] = {
+        {"conv_lut_avx2", "look-up, T = 63", 1, 1, 195},
+        {"conv_lut_avx2", "look-up, T = 21", 2, 1, 187},
+        {"conv_lut_avx2", "look-up, T = 9", 3, 1, 170},
+        {"conv_lut_avx2", "look-up, T = 4", 4, 1, 149},
+        {"conv_lut_avx2", "look-up in two parts", 8, 1, 73},
+        {"conv_lut_avx2", "look-up, two planes, T = 21", 2, 2, 98.7},
+        {"conv_lut_avx2", "look-up, two planes, T = 4", 4, 2, 86},
+        {"conv_lut_avx2", "look-up, three planes", 3, 3, 56.6},
+        {"conv_int8_avx2", "bytes, 16-bit sums", 4, 4, 50},
+        {"conv_int8_avx2", "bytes, 32-bit sums", 8, 7, 30.3},
+        {"conv_int16_avx2", "words", 8, 8, 24.9},
+        {"conv_xnor_avx2", "xor and popcount", 1, 1, 96},
+    };
+    const double ghz = core_ghz();
+    size_t n;
+    const bb_conv_kernel *const *kernels = bb_conv_kernels(&n);
+
+    printf("products per cycle of the inner loops at %.2f GHz, beside the study's\n", ghz);
+    for (size_t r = 0; r < BB_COUNT(routes); r++)
+        for (size_t i = 0; i < n; i++)
+            if (strcmp(kernels[i]->name, routes[r].kernel) == 0 &&
+                (kernels[i]->cpu & ~bb_cpu_flags()) == 0)
+                bench_route(kernels[i], &routes[r], ghz);
+    return 0;
+}

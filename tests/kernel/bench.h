@@ -9,4 +9,8 @@
  */
 int bench_kernels(const char *kernel, const char *bits, const char *shape);
 
+/** Inner loops of the AVX2 kernels beside what the design study measured. Returns an exit status.
+ */
+int bench_routes(void);
+
 #endif

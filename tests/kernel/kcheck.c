@@ -8,6 +8,7 @@
  *     kcheck [--seed N] [--shapes N] [--kernel NAME]    compare; N shapes for each of 64 (M,K)
  *     kcheck --bench [--kernel NAME] [--bits wKaM] [--shape C,SIZE,N,KERNEL,STRIDE,GROUPS]
  *                                                products per cycle
+ *     kcheck --bench --micro                     the same of the inner loops alone
  */
 #include "bench.h"
 #include "cases.h"
@@ -145,13 +146,15 @@ int main(int argc, char **argv) {
     uint64_t seed = 1;
     unsigned shapes = DEFAULT_SHAPES;
     const char *kernel = NULL, *bits = NULL, *shape = NULL;
-    bool bench = false;
+    bool bench = false, micro = false;
 
     for (int i = 1; i < argc; i++) {
         const bool more = i + 1 < argc;
 
         if (strcmp(argv[i], "--bench") == 0)
             bench = true;
+        else if (strcmp(argv[i], "--micro") == 0)
+            micro = true;
         else if (strcmp(argv[i], "--seed") == 0 && more)
             seed = strtoull(argv[++i], NULL, 10);
         else if (strcmp(argv[i], "--shapes") == 0 && more)
@@ -163,11 +166,13 @@ int main(int argc, char **argv) {
         else if (strcmp(argv[i], "--shape") == 0 && more)
             shape = argv[++i];
         else {
-            fprintf(stderr,
-                    "usage: kcheck [--seed N] [--shapes N] [--kernel NAME]\n"
-                    "       kcheck --bench [--kernel NAME] [--bits wKaM] [--shape SHAPE]\n");
+            fprintf(stderr, "usage: kcheck [--seed N] [--shapes N] [--kernel NAME]\n"
+                            "       kcheck --bench [--kernel NAME] [--bits wKaM] [--shape SHAPE]\n"
+                            "       kcheck --bench --micro\n");
             return 2;
         }
     }
+    if (bench && micro)
+        return bench_routes();
     return bench ? bench_kernels(kernel, bits, shape) : check_all(seed, shapes, kernel);
 }
