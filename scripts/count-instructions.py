@@ -22,15 +22,15 @@ ARMV7 = ["-march=armv7-a", "-mfpu=neon"]
 SETS = [
     ("aarch64-linux-gnu-", [], "NEON, 64-bit", [
         ("arm/conv_dot_neon.c", "dot", r"sdot", 16),
-        ("arm/conv_neon.c", "look-up", r"tbl", 64),
+        ("arm/conv_lut_neon.c", "look-up", r"tbl", 64),
         ("arm/conv_int8_neon.c", "int8", r"smlal2?\s+v\d+\.8h", 8),
-        ("arm/conv_neon.c", "int16", r"smull2?\s+v\d+\.4s", 4),
-        ("arm/conv_neon.c", "depthwise", r"smull2?\s+v\d+\.4s", 4)]),
+        ("arm/conv_int16_neon.c", "int16", r"smlal2?\s+v\d+\.4s", 4),
+        ("arm/conv_depthwise_neon.c", "depthwise", r"smlal2?\s+v\d+\.4s", 4)]),
     ("arm-linux-gnueabihf-", ARMV7, "NEON, 32-bit", [
-        ("arm/conv_neon.c", "look-up", r"vtbl\.8", 32),
+        ("arm/conv_lut_neon.c", "look-up", r"vtbl\.8", 32),
         ("arm/conv_int8_neon.c", "int8", r"vmlal\.s8", 8),
-        ("arm/conv_neon.c", "int16", r"vmull\.s16", 4),
-        ("arm/conv_neon.c", "depthwise", r"vmull\.s16", 4)]),
+        ("arm/conv_int16_neon.c", "int16", r"vmlal\.s16", 4),
+        ("arm/conv_depthwise_neon.c", "depthwise", r"vmlal\.s16", 4)]),
     ("", [], "SSE4.1", [
         ("x86/conv_ssse3.c", "look-up", r"pshufb", 64),
         ("x86/conv_ssse3.c", "int8", r"pmaddubsw", 16),
@@ -44,10 +44,10 @@ SETS = [
         ("x86/conv_lut_avx512.c", "look-up", r"vpermb.*%zmm", 384),
         ("x86/conv_vnni_avx512.c", "vnni", r"vpdpbusd.*%zmm", 64)]),
 ]
-# The functions of conv_narrow.h by kernel; elsewhere every function but transforms counts.
-NARROW = {"look-up": "narrow_lut_(pass|block|groups)", "int8": "narrow_int8_block",
-          "int16": "narrow_int16_block", "depthwise": "narrow_depthwise"}
-OTHER = "(?!.*(transform|table|widen))"
+# Functions by kernel where a file has several; elsewhere all but transforms.
+SEVERAL = {"look-up": "narrow_lut_(pass|block|groups)", "int8": "narrow_int8_block",
+           "int16": "narrow_int16_block", "depthwise": "narrow_depthwise"}
+ANY = "(?!.*(transform|table|widen))"
 
 
 def disassemble(root, prefix, flags, source, folder):
@@ -100,8 +100,8 @@ def rows(root):
                 except FileNotFoundError:
                     print(f"{name}: {prefix}gcc is not installed")
                     break
-                narrow = source.endswith(("/conv_neon.c", "/conv_ssse3.c"))
-                length, count = densest(functions, NARROW[kernel] if narrow else OTHER, work)
+                several = source.endswith(("_ssse3.c", "_lut_neon.c"))
+                length, count = densest(functions, SEVERAL[kernel] if several else ANY, work)
                 yield (f"| {name} | {kernel} | {length} | {count * products} | "
                        f"{length / (count * products):.3f} |" if count else
                        f"| {name} | {kernel} | no loop found |||")

@@ -14,20 +14,11 @@
 
 #if BB_ARCH_NEON
 
-#include <arm_neon.h>
+#include "kernels/arm/neon.h"
+
 #include <string.h>
 
-enum { BLOCK = 32, SCHEDULE_MIN = 8 };
-
-#if BB_ARCH_NEON64
-#define EACH_PIXEL(DO) DO(0) DO(1) DO(2) DO(3)
-#define ADD_HIGH(sum, w, u) vmlal_high_s8(sum, w, u)
-enum { PIXELS = 4 };
-#else
-#define EACH_PIXEL(DO) DO(0) DO(1)
-#define ADD_HIGH(sum, w, u) vmlal_s8(sum, vget_high_s8(w), vget_low_s8(u))
-enum { PIXELS = 2 };
-#endif
+enum { PIXELS = NEON_PIXELS, BLOCK = 32, SCHEDULE_MIN = 8 };
 
 static int32_t exact_steps(const bb_conv_desc *desc) {
     const int32_t top = (1 << desc->activation_bits) - 1;
@@ -59,9 +50,9 @@ static void add_chunk(const uint8_t *const *ptr, ptrdiff_t at, const int8_t *w, 
         const int8x16_t u = vld1q_dup_s8(x##p++);                                                  \
                                                                                                    \
         a##p = vmlal_s8(a##p, vget_low_s8(w0), vget_low_s8(u));                                    \
-        b##p = ADD_HIGH(b##p, w0, u);                                                              \
+        b##p = neon_add_high_s8(b##p, w0, u);                                                      \
         c##p = vmlal_s8(c##p, vget_low_s8(w1), vget_low_s8(u));                                    \
-        d##p = ADD_HIGH(d##p, w1, u);                                                              \
+        d##p = neon_add_high_s8(d##p, w1, u);                                                      \
     }
 #define FINISH(p)                                                                                  \
     add_sums(acc + (p)*BB_TILE_STRIDE, a##p);                                                      \

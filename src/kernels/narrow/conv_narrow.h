@@ -1,23 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /**
  * @file conv_narrow.h
- * Kernels on 128-bit vectors, the same designs as the AVX2 ones: 16-bit products, look-up,
- * depthwise. Byte products are different enough to be of each set's own. Included once by each
- * instruction set, after
+ * The look-up kernel on 128-bit vectors, designed as the AVX2 one (exactness is argued there), and
+ * what it shares with other 128-bit kernels. Multiplications differ too much between instruction
+ * sets. Included once by each set, after
  *     NARROW_KERNEL(kind)  the symbol of a bb_conv_kernel
  *     NARROW_NAME(kind)    its name
  *     NARROW_CPU           flags it needs
  *     NARROW_PIXELS        pixels of a tile, as the register file allows
- * Exactness is argued in conv_int16_avx2.c and conv_lut_avx2.c.
  */
 #include "kernels/narrow/vec128.h"
 #include "kernels/registry.h"
 #include "kernels/walk.h"
 
 enum {
-    N_LANES = 16, /**< channels of an integer block: 4 vectors of 4 channels */
-    N_STEP = 64,  /**< packed bytes of a step */
-    N_ROWS = 64   /**< virtual rows of a look-up block: 4 vectors */
+    N_STEP = 64, /**< packed bytes of a step */
+    N_ROWS = 64  /**< virtual rows of a look-up block: 4 vectors */
 };
 
 /** Sums of 4 x NARROW_PIXELS vectors. */
@@ -55,79 +53,6 @@ static double narrow_cost(const bb_conv_desc *desc, const bb_conv_route *route, 
                           ((channels + route->block_channels - 1) / route->block_channels);
 
     return tiles * blocks * (route->segments * (double)route->steps * step + 80);
-}
-
-static void narrow_copy(const bb_conv_desc *desc, const uint8_t *codes, int32_t n, uint8_t *dst,
-                        size_t part_bytes, int32_t *sums) {
-    (void)part_bytes, (void)sums;
-    memcpy(dst, codes, (size_t)n * (size_t)desc->in_channels);
-}
-
-/* ---- 16-bit products ------------------------------------------------------------------- */
-
-static bool narrow_int16_supports(const bb_conv_desc *desc) {
-    return desc->max_weight <= 32767;
-}
-
-V_FN static void narrow_int16_block(const bb_tile_job *job) {
-    const bb_conv_route *route = job->route;
-    const uint8_t *w = job->weights;
-    narrow_sums s;
-
-    narrow_clear(&s);
-    for (int32_t seg = 0; seg < route->segments; seg++) {
-        const uint8_t *const *ptr = job->ptr + (ptrdiff_t)seg * NARROW_PIXELS;
-
-        for (int32_t i = 0; i < route->steps; i++, w += N_STEP)
-            for (int p = 0; p < NARROW_PIXELS; p++) {
-                const vec u = v_dup32(ptr[p] + (ptrdiff_t)i * 4);
-
-                for (int v = 0; v < 4; v++)
-                    s.v[p][v] = v_add32(s.v[p][v], v_pairs16(u, v_load(w + v * 16)));
-            }
-    }
-    for (int p = 0; p < NARROW_PIXELS; p++)
-        for (int v = 0; v < 4; v++)
-            v_store(job->acc + p * BB_TILE_STRIDE + v * 4, s.v[p][v]);
-}
-
-static void narrow_widen_row(const bb_conv_desc *desc, const uint8_t *codes, int32_t n,
-                             uint8_t *dst, size_t part_bytes, int32_t *sums) {
-    const size_t total = (size_t)n * (size_t)desc->in_channels;
-    uint16_t *out = (void *)dst;
-
-    (void)part_bytes, (void)sums;
-    for (size_t i = 0; i < total; i++)
-        out[i] = codes[i];
-}
-
-static bb_conv_route narrow_int16_route(const bb_conv_desc *desc) {
-    bb_conv_route route = {
-        .pixels = NARROW_PIXELS,
-        .block_channels = N_LANES,
-        .group_bytes = 2 * (size_t)(desc->in_channels / desc->groups),
-        .transform = narrow_widen_row,
-        .block = narrow_int16_block,
-    };
-
-    bb_route_segments(desc, &route);
-    route.steps = (bb_segment_length(desc) + 1) / 2;
-    route.block_bytes = (size_t)route.segments * (size_t)route.steps * N_STEP;
-    return route;
-}
-
-static double narrow_int16_cost(const bb_conv_desc *desc) {
-    const bb_conv_route route = narrow_int16_route(desc);
-
-    return narrow_cost(desc, &route, 2.6 * NARROW_PIXELS);
-}
-
-static void narrow_int16_put(const bb_conv_route *route, uint8_t *block, int32_t lane,
-                             int32_t segment, const int16_t *weights, int32_t n) {
-    int16_t *dst = (void *)(block + (size_t)segment * (size_t)route->steps * N_STEP);
-
-    for (int32_t i = 0; i < n; i++)
-        dst[(size_t)(i / 2) * (N_STEP / 2) + (size_t)lane * 2 + (size_t)(i % 2)] = weights[i];
 }
 
 /* ---- look-up --------------------------------------------------------------------------- */
@@ -323,72 +248,6 @@ static void narrow_lut_put(const bb_conv_route *route, uint8_t *dst, int32_t lan
     }
 }
 
-/* ---- depthwise ------------------------------------------------------------------------- */
-
-static bool narrow_depthwise_supports(const bb_conv_desc *desc) {
-    return desc->groups > 1 && desc->groups == desc->in_channels &&
-           desc->groups == desc->out_channels && desc->max_weight <= 32767;
-}
-
-/** 16 channels of one pixel, taps in pairs as 16-bit products. */
-V_FN static void narrow_depthwise_pixel(const bb_tile_job *job, const uint8_t *const *ptr,
-                                        int32_t *acc) {
-    const int32_t taps = job->route->segments;
-    const vec zero = v_set32(0);
-    const uint8_t *w = job->weights;
-    vec s0 = zero, s1 = zero, s2 = zero, s3 = zero;
-
-    for (int32_t t = 0; t < taps; t += 2, w += 64) {
-        const vec a = v_load(ptr[t * NARROW_PIXELS] + job->channel);
-        const vec b = v_load(ptr[(t + 1 < taps ? t + 1 : t) * NARROW_PIXELS] + job->channel);
-        const vec lo = v_zip8_lo(a, b), hi = v_zip8_hi(a, b);
-
-        s0 = v_add32(s0, v_pairs16(v_zip8_lo(lo, zero), v_load(w)));
-        s1 = v_add32(s1, v_pairs16(v_zip8_hi(lo, zero), v_load(w + 16)));
-        s2 = v_add32(s2, v_pairs16(v_zip8_lo(hi, zero), v_load(w + 32)));
-        s3 = v_add32(s3, v_pairs16(v_zip8_hi(hi, zero), v_load(w + 48)));
-    }
-    v_store(acc, s0);
-    v_store(acc + 4, s1);
-    v_store(acc + 8, s2);
-    v_store(acc + 12, s3);
-}
-
-static void narrow_depthwise_block(const bb_tile_job *job) {
-    for (int32_t p = 0; p < job->n_pixels; p++)
-        narrow_depthwise_pixel(job, job->ptr + p, job->acc + (ptrdiff_t)p * BB_TILE_STRIDE);
-}
-
-static bb_conv_route narrow_depthwise_route(const bb_conv_desc *desc) {
-    bb_conv_route route = {
-        .pixels = NARROW_PIXELS,
-        .block_channels = N_LANES,
-        .group_bytes = (size_t)desc->in_channels,
-        .depthwise = true,
-        .in_place = true,
-        .transform = narrow_copy,
-        .block = narrow_depthwise_block,
-    };
-
-    bb_route_segments(desc, &route);
-    route.steps = (route.segments + 1) / 2;
-    route.block_bytes = (size_t)route.steps * N_STEP;
-    return route;
-}
-
-static double narrow_depthwise_cost(const bb_conv_desc *desc) {
-    const bb_conv_route route = narrow_depthwise_route(desc);
-
-    return (double)desc->out_height * desc->out_width * ((desc->out_channels + 15) / 16) *
-           (route.steps * 7.0 + 10);
-}
-
-static void narrow_depthwise_put(const bb_conv_route *route, uint8_t *block, int32_t lane,
-                                 int32_t segment, const int16_t *weights, int32_t n) {
-    (void)route, (void)n;
-    ((int16_t *)(void *)block)[(segment / 2 * N_LANES + lane) * 2 + segment % 2] = weights[0];
-}
-
 /** The functions and the table entry of one kind. */
 #define NARROW_DEFINE(kind)                                                                        \
     static size_t narrow_##kind##_packed_size(const bb_conv_desc *desc) {                          \
@@ -423,6 +282,4 @@ static void narrow_depthwise_put(const bb_conv_route *route, uint8_t *block, int
                                                 .scratch_size = narrow_##kind##_scratch_size,      \
                                                 .run = narrow_##kind##_run};
 
-NARROW_DEFINE(int16)
 NARROW_DEFINE(lut)
-NARROW_DEFINE(depthwise)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/** @file conv_neon.c  The narrow kernels with NEON. */
+/** @file conv_lut_neon.c  The narrow look-up with NEON. */
 #include "cpu/cpu.h"
 
 #if BB_ARCH_NEON
