@@ -196,7 +196,7 @@ static bb_status allocate(distillation *d, bb_error *err) {
 
 bb_status bb_distill(bb_student *s, const float *images, bb_error *err) {
     distillation d = {.s = s, .n = s->q->images};
-    d.batch = d.n < BATCH ? d.n : BATCH;
+    d.batch = bb_tuning_batch(s, BATCH);
     d.elements = bb_quantize_elements(s->q, s->q->graph->inputs[0]);
     bb_status status = open_programs(&d, err);
     if (status == BB_STATUS_OK)

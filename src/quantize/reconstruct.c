@@ -172,7 +172,7 @@ bb_status bb_reconstruct(bb_student *s, const float *images, bb_error *err) {
     bb_span *spans;
     size_t n;
     reconstruction r = {.s = s, .n = s->q->images};
-    r.batch = r.n < BATCH ? r.n : BATCH;
+    r.batch = bb_tuning_batch(s, BATCH);
     BB_TRY(bb_tune_spans(s->q, &spans, &n, err));
     size_t usable = 0;
     while (usable < n && fits(s, &spans[usable], r.n))

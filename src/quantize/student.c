@@ -186,7 +186,7 @@ static bb_status build(bb_student *s, bb_error *err) {
 
 bb_status bb_student_create(bb_quantization *q, size_t profile, bb_student *student,
                             bb_error *err) {
-    *student = (bb_student){.q = q, .profile = profile};
+    *student = (bb_student){.q = q, .profile = profile, .most_batch = SIZE_MAX};
     bb_status status = build(student, err);
     if (status != BB_STATUS_OK)
         bb_student_destroy(student);

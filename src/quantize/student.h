@@ -27,6 +27,7 @@ typedef struct bb_student {
     bb_student_layer *layers; /**< [plan.n] */
     bb_grid *grids;           /**< [n_classes][BB_MAX_GRIDS]: of the quantizers; bits 0: none */
     int *steps;               /**< the same: their steps */
+    size_t most_batch;        /**< images that one program may take at once */
 } bb_student;
 
 bb_status bb_student_create(bb_quantization *q, size_t profile, bb_student *student, bb_error *err);

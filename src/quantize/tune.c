@@ -53,11 +53,19 @@ static int cut_behind(const bb_quantization *q, const int *last, size_t b) {
     return found >= 0 && is_output(q, found) ? -1 : found;
 }
 
+/** What losses look at anyway is no cut. */
+static bool is_score(const bb_quantization *q, int value) {
+    for (size_t i = 0; i < q->graph->n_outputs; i++)
+        if (bb_tuning_score(q->graph, q->graph->outputs[i]) == value)
+            return true;
+    return false;
+}
+
 static size_t find_cuts(const bb_quantization *q, const int *last, bb_span *cuts) {
     size_t n = 0;
     for (size_t b = 0; b + 1 < q->plan.n; b++) {
         int v = cut_behind(q, last, b);
-        if (v >= 0)
+        if (v >= 0 && !is_score(q, v))
             cuts[n++] = (bb_span){.end = b + 1, .out = v};
     }
     return n;
@@ -270,6 +278,11 @@ bb_status bb_tuning_open(bb_student *s, bool student, const bb_span *span, const
     return status;
 }
 
+size_t bb_tuning_batch(const bb_student *s, size_t wanted) {
+    size_t batch = s->q->images < wanted ? s->q->images : wanted;
+    return batch < s->most_batch ? batch : s->most_batch;
+}
+
 void bb_tuning_close(bb_tuning *t) {
     bb_optimizer_destroy(t->optimizer);
     bb_gradient_destroy(t->program);
@@ -359,8 +372,19 @@ static bb_status load_images(bb_quantization *q, float **images, bb_error *err) 
     return BB_STATUS_OK;
 }
 
+/** Some graphs say "1 image" in the constants of a Reshape and can only take one at a time. */
+static void find_most_batch(bb_student *s) {
+    bb_span all = {0, s->q->plan.n, s->q->graph->inputs[0], -1};
+    bb_tuning t;
+    if (bb_tuning_open(s, false, &all, NULL, 0, 2, NULL, &t, NULL) == BB_STATUS_OK)
+        bb_tuning_close(&t);
+    else
+        s->most_batch = 1;
+}
+
 static bb_status tune(bb_student *s, float **images, bb_error *err) {
     BB_TRY(load_images(s->q, images, err));
+    find_most_batch(s);
     BB_TRY(bb_reconstruct(s, *images, err));
     bb_student_settle(s);
     BB_TRY(bb_distill(s, *images, err));
