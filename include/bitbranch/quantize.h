@@ -34,7 +34,7 @@ typedef struct bb_quantize_options {
     uint32_t residual_bits; /**< 8..16, default 8 */
     bb_effort effort;
     uint64_t seed;
-    size_t threads;                   /**< results do not depend on it */
+    size_t threads;                   /**< results do not depend on it, but for BB_EFFORT_BEST */
     const char *config_json, *labels; /**< travel inside the file; NULL = none */
     /** Input meaning: value = (pixel*scale - mean[c])/std[c]; with `pixels` set the model takes raw
      *  8-bit pixels and mean/std are folded into the first layer. */
@@ -72,8 +72,8 @@ typedef struct bb_quantize_report {
 } bb_quantize_report;
 BB_API void bb_quantize_report_free(bb_quantize_report *report);
 
-/** Quantizes at options->profiles. The same input gives the same bytes at any thread count.
- *  report may be NULL. */
+/** Quantizes at options->profiles. The same input gives the same bytes at any thread count
+ *  (BB_EFFORT_BEST: at the same thread count). report may be NULL. */
 BB_API bb_status bb_quantize(const bb_graph *graph, const bb_quantize_options *options,
                              bb_calibration_fn calibration, void *user, size_t count,
                              bb_model **model, bb_quantize_report *report, bb_error *err);
