@@ -42,6 +42,12 @@ BB_DOT static inline int8x16_t four_codes(const uint8_t *codes) {
     return vreinterpretq_s8_s32(vdupq_n_s32(four));
 }
 
+/** vdotq_s32, which clang before 16 only declares where the whole file is compiled for it. */
+BB_DOT static inline int32x4_t dot(int32x4_t sum, int8x16_t a, int8x16_t b) {
+    __asm__("sdot %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(a), "w"(b));
+    return sum;
+}
+
 /** Adds back the bias, then undoes the halving. */
 BB_DOT static void finish(const bb_tile_job *job, int32_t p, int32x4_t acc[4]) {
     const bb_conv_route *route = job->route;
@@ -73,10 +79,10 @@ BB_DOT static void block(const bb_tile_job *job) {
             for (int p = 0; p < PIXELS; p++) {
                 const int8x16_t u = four_codes(ptr[p] + (ptrdiff_t)i * 4);
 
-                acc[p][0] = vdotq_s32(acc[p][0], w0, u);
-                acc[p][1] = vdotq_s32(acc[p][1], w1, u);
-                acc[p][2] = vdotq_s32(acc[p][2], w2, u);
-                acc[p][3] = vdotq_s32(acc[p][3], w3, u);
+                acc[p][0] = dot(acc[p][0], w0, u);
+                acc[p][1] = dot(acc[p][1], w1, u);
+                acc[p][2] = dot(acc[p][2], w2, u);
+                acc[p][3] = dot(acc[p][3], w3, u);
             }
         }
     }
