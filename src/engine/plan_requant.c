@@ -137,8 +137,10 @@ static void build_table(builder *b, bb_requant_tables *t) {
 /* The reference stays with the definition. */
 static void build_floats(builder *b, const bb_requant_use *use, bb_requant_tables *t) {
     const bb_plan_tensor *second = t->has_z2 ? &b->engine->tensors[use->z2_tensor] : NULL;
-    const bb_requant_range range = {
-        .max_z1 = use->max_z1, .max_u2 = second ? second->top : 0, .averages = use->averages};
+    const bb_requant_range range = {.max_z1 = use->max_z1,
+                                    .border = use->border,
+                                    .max_u2 = second ? second->top : 0,
+                                    .averages = use->averages};
     if (b->engine->requant == &bb_requant_ref)
         return;
     const bb_requant_floats room = {.mult = channel_array(b, sizeof(float)),
