@@ -271,6 +271,19 @@ static void test_residual_grids_are_calibrated(void **state) {
     close_fixture(&f);
 }
 
+/* Steps that profiles of eight to two bits share have a rate 4^6 times as low as the steps that
+ * belong to one profile. */
+static void assert_shared_steps_are_slow(const bb_lowbit *lowbit) {
+    size_t n, shared = 0, own = 0;
+    const bb_lowbit_parameter *p = bb_lowbit_parameters(lowbit, &n);
+    for (size_t i = 0; i < n; i++) {
+        bool is_step = p[i].min > 0 && p[i].max > p[i].min;
+        shared += is_step && p[i].rate == 0x1p-12f;
+        own += is_step && p[i].rate == 1;
+    }
+    assert_true(shared > 0 && own > 0);
+}
+
 static void test_profiles_share_planes(void **state) {
     static const bb_bits profiles[] = {{8, 8}, {4, 4}, {3, 3}, {2, 2}};
     fixture f = {0};
@@ -279,6 +292,7 @@ static void test_profiles_share_planes(void **state) {
     pixel_options(&o.quantize, profiles, BB_COUNT(profiles));
     open_fixture(&f, (shape){false, true}, &o);
     assert_int_equal(bb_lowbit_graph(f.lowbit)->n_outputs, BB_COUNT(profiles));
+    assert_shared_steps_are_slow(f.lowbit);
     export_fixture(&f, bb_lowbit_graph(f.lowbit));
     for (size_t p = 0; p < BB_COUNT(profiles); p++)
         assert_same(&f, p, 0.002);
