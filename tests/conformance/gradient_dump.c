@@ -120,7 +120,7 @@ typedef struct built {
     int rank;
 } built;
 
-static void fail(const char *what, const bb_error *err) {
+static _Noreturn void fail(const char *what, const bb_error *err) {
     fprintf(stderr, "gradient_dump: %s: %s\n", what, err ? err->message : "out of memory");
     exit(1);
 }
