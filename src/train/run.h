@@ -9,7 +9,8 @@
 typedef struct bb_run {
     bb_settings settings;
     bb_train_options options;
-    const char *out; /**< in the arena of the settings */
+    const char *out; /**< folder for results */
+    int lock;        /**< descriptor of the locked file in it, or -1 */
     size_t threads;
     double max_seconds; /**< of this call; 0: no limit */
     bb_dataset *train_set, *test_set;

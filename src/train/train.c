@@ -2,10 +2,13 @@
 #define _POSIX_C_SOURCE 200809L
 #include "bitbranch/train.h"
 #include "train/run.h"
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 void bb_train_options_init(bb_train_options *options) {
     *options = (bb_train_options){.struct_size = sizeof(*options)};
@@ -143,6 +146,41 @@ static bb_status make_folder(const char *path, bb_error *err) {
     return status;
 }
 
+/* Names of files that a killed run was writing end like that (bb_output). */
+static bool is_leftover(const char *name) {
+    const char *mark = strstr(name, ".tmp-");
+    return mark && strlen(mark) == strlen(".tmp-XXXXXX");
+}
+
+static void remove_leftovers(const bb_run *run) {
+    DIR *folder = opendir(run->out);
+    for (struct dirent *e; folder && (e = readdir(folder));)
+        if (is_leftover(e->d_name)) {
+            const char *path = bb_run_path(run, e->d_name, "");
+            if (path)
+                unlink(path);
+        }
+    if (folder)
+        closedir(folder);
+}
+
+/* Two runs in one folder would overwrite each other's checkpoints. The system takes the lock back
+ * from a process that dies. */
+static bb_status lock_folder(bb_run *run, bb_error *err) {
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    const char *path = bb_run_path(run, "lock", "");
+    if (!path)
+        return bb_fail_memory(err, "lock");
+    run->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (run->lock < 0)
+        return bb_fail(err, BB_STATUS_IO, "%s: cannot create: %s", path, strerror(errno));
+    if (fcntl(run->lock, F_SETLK, &lock) != 0)
+        return bb_fail(err, BB_STATUS_IO, "%s: another training is at work in this folder",
+                       run->out);
+    remove_leftovers(run);
+    return BB_STATUS_OK;
+}
+
 /* Goes on where a checkpoint of the same config stands. */
 static bb_status open_checkpoint(bb_run *run, bb_error *err) {
     const char *path = bb_run_path(run, "checkpoint", ".bin");
@@ -181,6 +219,7 @@ static bb_status prepare(bb_run *run, const char *config, bb_error *err) {
     double minutes = o->max_minutes > 0 ? o->max_minutes : run->settings.max_minutes;
     run->max_seconds = 60 * minutes;
     BB_TRY(make_folder(run->out, err));
+    BB_TRY(lock_folder(run, err));
     return open_checkpoint(run, err);
 }
 
@@ -216,11 +255,13 @@ static void close_run(bb_run *run) {
     bb_checkpoint_close(&run->resume);
     bb_record_free(&run->record);
     bb_settings_free(&run->settings);
+    if (run->lock >= 0)
+        close(run->lock);
 }
 
 bb_status bb_train(const char *config, const bb_train_options *options, bb_train_outcome *outcome,
                    bb_error *err) {
-    bb_run run = {.started = seconds()};
+    bb_run run = {.started = seconds(), .lock = -1};
     bb_train_options_init(&run.options);
     if (options)
         run.options = *options;

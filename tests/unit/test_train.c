@@ -8,6 +8,7 @@
 #include "passes/passes.h"
 #include "train/network.h"
 #include "train_data.h"
+#include <fcntl.h>
 #include <math.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -140,6 +141,19 @@ static void stopped_training_ends_with_the_same_bits(void **state) {
         assert_int_equal(run_apart("stopped", (watch){.stop_at = 5}, 0), 0);
     assert_int_equal(run_apart("stopped", (watch){.stop_at = 5}, 1), 0); /* 44 = 8 * 5 + 4 */
     assert_same_networks("whole", "stopped");
+}
+
+/* A folder in use is refused; what a killed run left half written goes. */
+static void a_folder_has_one_run_at_a_time(void **state) {
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    int fd = open(at("stopped/lock"), O_RDWR);
+    assert_true(fd >= 0 && fcntl(fd, F_SETLK, &lock) == 0);
+    write_text("stopped/float.onnx.tmp-a1B2c3", "half");
+    assert_int_equal(run_apart("stopped", (watch){0}, 1), 1);
+    assert_int_equal(access(at("stopped/float.onnx.tmp-a1B2c3"), F_OK), 0);
+    close(fd);
+    assert_int_equal(run_apart("stopped", (watch){0}, 1), 0);
+    assert_int_equal(access(at("stopped/float.onnx.tmp-a1B2c3"), F_OK), -1);
 }
 
 static void networks_learn(void **state) {
@@ -293,6 +307,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(killed_training_ends_with_the_same_bits),
         cmocka_unit_test(stopped_training_ends_with_the_same_bits),
+        cmocka_unit_test(a_folder_has_one_run_at_a_time),
         cmocka_unit_test(networks_learn),
         cmocka_unit_test(reports_are_written),
         cmocka_unit_test(foreign_checkpoints_are_refused),
