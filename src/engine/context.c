@@ -48,6 +48,7 @@ void bb_context_destroy(bb_context *context) {
     bb_free_aligned(context->buffer);
     bb_free_aligned(context->scratch);
     bb_free_aligned(context->accumulators);
+    bb_free_aligned(context->tap_copy);
     bb_free(context->node_ns);
     bb_free(context);
 }
@@ -56,11 +57,15 @@ bb_status bb_context_set_tap(bb_context *context, bb_tap_fn fn, void *user, bb_e
     if (fn && !context->accumulators) {
         context->accumulators =
             bb_alloc_aligned(context->engine->accumulator_count * sizeof(int32_t));
-        if (!context->accumulators)
-            return bb_fail_memory(err, "the accumulators of a tap");
-    } else if (!fn) {
+        context->tap_copy = bb_alloc_aligned(context->engine->tap_copy_bytes);
+    }
+    if (!fn || !context->accumulators || !context->tap_copy) {
         bb_free_aligned(context->accumulators);
+        bb_free_aligned(context->tap_copy);
         context->accumulators = NULL;
+        context->tap_copy = NULL;
+        if (fn)
+            return bb_fail_memory(err, "the accumulators of a tap");
     }
     context->tap = fn;
     context->tap_user = user;
@@ -75,6 +80,18 @@ const uint64_t *bb_context_node_ns(const bb_context *context) {
     return context->node_ns;
 }
 
+/* The pixels of a tensor one behind the other. */
+static const void *tap_data(const bb_context *context, int tensor) {
+    const bb_plan_tensor *t = &context->engine->tensors[tensor];
+    const uint8_t *from = bb_tensor_data(context, tensor);
+    const size_t element = bb_element_size(t->type), bytes = (size_t)t->c * element;
+    if (!t->inside)
+        return from;
+    for (size_t p = 0; p < t->elements / (size_t)t->c; p++)
+        memcpy(context->tap_copy + p * bytes, from + p * t->step * element, bytes);
+    return context->tap_copy;
+}
+
 static void tap_outputs(bb_context *context, size_t index) {
     const bb_engine *engine = context->engine;
     const bb_plan_node *plan = &engine->nodes[index];
@@ -86,7 +103,7 @@ static void tap_outputs(bb_context *context, size_t index) {
                               .tensor_name = engine->model->tensors[tensor].name,
                               .type = bb_public_type(t->type),
                               .dims = {t->n, t->h, t->w, t->c},
-                              .data = bb_tensor_data(context, tensor),
+                              .data = tap_data(context, tensor),
                               .accumulators = plan->conv ? context->accumulators : NULL,
                               .bits = t->bits};
         if (t->bits) {

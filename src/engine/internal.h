@@ -26,6 +26,8 @@ typedef struct bb_plan_tensor {
     bb_element type;
     int32_t n, h, w, c;
     size_t row;      /**< elements of one image row, w*c */
+    size_t step;     /**< elements from pixel to pixel: c, unless inside a CONCAT's output */
+    bool inside;     /**< written by its producer where the CONCAT that reads it wants it */
     int32_t top;     /**< L of its codes */
     int32_t zero;    /**< L + a0: a - a0 = 2u - zero */
     uint32_t bits;   /**< 0 for floats */
@@ -68,7 +70,8 @@ typedef struct bb_conv_plan {
     size_t n_blocks;
     bb_conv_block *blocks;
     bb_border border;
-    int32_t strip; /**< output rows of one task */
+    int32_t strip;  /**< output rows of one task */
+    int32_t images; /**< convolved one by one; a pointwise layer takes a batch as one image */
 } bb_conv_plan;
 
 typedef struct bb_plan_node bb_plan_node;
@@ -103,6 +106,7 @@ struct bb_engine {
     bb_plan_node *nodes;
     size_t scratch_bytes;     /**< of one worker, a multiple of 64 */
     size_t accumulator_count; /**< int32 of the largest convolution output */
+    size_t tap_copy_bytes;    /**< of the largest tensor inside another */
     const bb_requant_kernels *requant;
     const bb_window_kernels *window;
 };
@@ -118,6 +122,7 @@ struct bb_context {
     bb_tap_fn tap;
     void *tap_user;
     int32_t *accumulators; /**< P of the running convolution; NULL without a tap */
+    uint8_t *tap_copy;     /**< tensors inside others, pixel by pixel, for a tap */
 };
 
 /* ---- plan.c ---------------------------------------------------------------------------------- */

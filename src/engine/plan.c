@@ -21,12 +21,16 @@ size_t bb_padded_channels(size_t channels) {
            BB_REQUANT_LANES;
 }
 
-static void plan_tensor(bb_engine *engine, size_t i, size_t offset) {
+static void plan_tensor(bb_engine *engine, size_t i, const bb_memory_plan *memory) {
     const bb_tensor_params *params = &engine->profile->tensors[i];
     const int32_t *dims = engine->shapes.dims[i];
     bb_plan_tensor *t = &engine->tensors[i];
     *t = (bb_plan_tensor){.n = dims[DIM_N], .h = dims[DIM_H], .w = dims[DIM_W], .c = dims[DIM_C]};
-    t->offset = offset;
+    t->offset = memory->offset[i];
+    t->step = memory->step[i];
+    t->inside = memory->inside[i];
+    if (t->inside && memory->bytes[i] > engine->tap_copy_bytes)
+        engine->tap_copy_bytes = memory->bytes[i];
     t->row = (size_t)t->w * (size_t)t->c;
     t->elements = (size_t)t->n * (size_t)t->h * t->row;
     t->type = BB_ELEMENT_F32;
@@ -44,7 +48,7 @@ bb_status bb_plan_tensors(bb_engine *engine, size_t profile, bb_error *err) {
     engine->tensors = bb_engine_array(engine, engine->model->n_tensors, sizeof(*engine->tensors));
     engine->activation_bytes = memory.total;
     for (size_t i = 0; engine->tensors && i < engine->model->n_tensors; i++)
-        plan_tensor(engine, i, memory.offset[i]);
+        plan_tensor(engine, i, &memory);
     bb_memory_plan_free(&memory);
     return engine->tensors ? BB_STATUS_OK : bb_fail_memory(err, "the plan");
 }

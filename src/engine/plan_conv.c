@@ -27,6 +27,30 @@ static bb_conv_desc describe(const bb_engine *engine, const bb_plan_node *plan) 
     return d;
 }
 
+static bool is_pointwise(const bb_conv_desc *d) {
+    return d->kernel[0] == 1 && d->kernel[1] == 1 && d->out_height == d->in_height &&
+           d->out_width == d->in_width && d->stride[0] == 1 && d->stride[1] == 1 &&
+           d->pad_begin[0] == 0 && d->pad_begin[1] == 0;
+}
+
+/*
+ * A pointwise layer knows pixels, not images: its batch becomes one image of more rows, so that
+ * weights are read once. Single pixels (fully connected layers) become rows that fill tiles.
+ */
+static int32_t merge_images(bb_conv_desc *d, int32_t images) {
+    enum { ROW_MAX = 64 };
+    if (images == 1 || !is_pointwise(d))
+        return images;
+    int32_t width = d->in_width;
+    if (d->in_height == 1 && width == 1)
+        for (int32_t w = 1; w <= ROW_MAX; w++)
+            width = images % w == 0 ? w : width;
+    const int32_t height = images * d->in_height * d->in_width / width; /* pixels <= 2^30 */
+    d->in_height = d->out_height = height;
+    d->in_width = d->out_width = width;
+    return 1;
+}
+
 static const bb_conv_params *params_of(const bb_engine *engine, const bb_model_node *node) {
     return &engine->profile->convs[node - engine->model->nodes];
 }
@@ -180,7 +204,7 @@ static bb_status plan_with_weights(bb_engine *engine, bb_plan_node *plan, bb_con
                                     .tap_add = params_of(engine, node)->tap_add,
                                     .zero = in->zero};
     BB_TRY(bb_border_build(engine, &border, &plan->conv->border, err));
-    const partition parts = choose_partition(engine, d, in->n);
+    const partition parts = choose_partition(engine, d, plan->conv->images);
     plan->conv->strip = parts.strip;
     BB_TRY(plan_blocks(engine, d, parts.blocks, weights, plan->conv, err));
     return plan_outputs(engine, plan, bb_border_max_p(&border), err);
@@ -202,6 +226,7 @@ bb_status bb_plan_conv(bb_engine *engine, bb_plan_node *plan, bb_error *err) {
         bb_free(weights);
         return bb_fail_memory(err, "a convolution plan");
     }
+    plan->conv->images = merge_images(&desc, engine->tensors[plan->node->in[0]].n);
     const bb_status status = plan_with_weights(engine, plan, &desc, weights, err);
     bb_free(weights);
     if (engine->tensors[plan->node->out[0]].elements > engine->accumulator_count)

@@ -24,8 +24,7 @@ static void elementwise_block(const bb_context *context, const bb_plan_node *pla
                           .border = plan->border,
                           .n_pixels = n_pixels,
                           .n_channels = in->c,
-                          .count = 1,
-                          .out_stride = stride};
+                          .count = 1};
     job.z1 = bb_tensor_data(context, node->in[0]) + at * bb_element_size(in->type);
     if (node->kind == BB_NODE_ADD) {
         job.z2_type = tensors[node->in[1]].type;
@@ -33,8 +32,11 @@ static void elementwise_block(const bb_context *context, const bb_plan_node *pla
         job.z2 = bb_tensor_data(context, node->in[1]) + at * bb_element_size(job.z2_type);
     }
     for (int i = 0; i < plan->n_out; i++) {
-        job.out_type = tensors[plan->out[i].tensor].type;
-        job.out = bb_tensor_data(context, plan->out[i].tensor) + at * bb_element_size(job.out_type);
+        const bb_plan_tensor *out = &tensors[plan->out[i].tensor];
+        job.out_type = out->type;
+        job.out_stride = out->step;
+        job.out = bb_tensor_data(context, plan->out[i].tensor) +
+                  pixel * out->step * bb_element_size(out->type);
         plan->out[i].fn(&plan->out[i].tables, &job);
     }
 }
@@ -120,13 +122,23 @@ static void concat_rows(const bb_context *context, const bb_plan_node *plan, int
     for (int i = 0; i < plan->node->n_in; i++) {
         const uint8_t *from = row_of(context, plan->node->in[i], (size_t)row0);
         const size_t bytes = (size_t)tensors[plan->node->in[i]].c * element;
-        for (size_t p = 0; p < pixels; p++)
+        for (size_t p = 0; p < pixels && !tensors[plan->node->in[i]].inside; p++)
             memcpy(to + p * step, from + p * bytes, bytes);
         to += bytes;
     }
 }
 
+/* Inputs that lie inside the output are there already. */
+static bool has_copies(const bb_context *context, const bb_model_node *node) {
+    for (int i = 0; i < node->n_in; i++)
+        if (!context->engine->tensors[node->in[i]].inside)
+            return true;
+    return false;
+}
+
 void bb_run_concat(bb_context *context, const bb_plan_node *plan) {
+    if (!has_copies(context, plan->node))
+        return;
     const bb_plan_tensor *out = &context->engine->tensors[plan->out[0].tensor];
     bb_run_rows(context, plan, out->n * out->h, out->row, concat_rows);
 }

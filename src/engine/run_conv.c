@@ -39,7 +39,6 @@ static void finish_run(tile_state *s, int32_t y, int32_t x, int32_t n_pixels, in
     const size_t class = b->row_class[y] * b->n_column_classes + b->column_class[x];
     const int32_t *border = b->vectors + class * b->padded;
     const size_t pixel = s->image_pixel + (size_t)y * (size_t)s->width + (size_t)x;
-    const size_t element = pixel * (size_t)s->channels + (size_t)c;
     if (s->accumulators)
         keep_accumulators(s, pixel, n_pixels, c, n_channels, acc, stride, border);
     for (int i = 0; i < s->plan->n_out; i++) {
@@ -50,9 +49,10 @@ static void finish_run(tile_state *s, int32_t y, int32_t x, int32_t n_pixels, in
         job->n_pixels = n_pixels;
         job->c0 = c;
         job->n_channels = n_channels;
-        job->out = s->out[i] + element * bb_element_size(job->out_type);
+        job->out =
+            s->out[i] + (pixel * job->out_stride + (size_t)c) * bb_element_size(job->out_type);
         if (s->z2)
-            job->z2 = s->z2 + element * bb_element_size(job->z2_type);
+            job->z2 = s->z2 + (pixel * job->z2_stride + (size_t)c) * bb_element_size(job->z2_type);
         s->plan->out[i].fn(&s->plan->out[i].tables, job);
     }
 }
@@ -79,7 +79,7 @@ static void finish_tile(void *user, int32_t y, int32_t x, int32_t n_pixels, int3
 }
 
 static void start_tiles(tile_state *s, const bb_context *context, const bb_plan_node *plan,
-                        size_t image) {
+                        const bb_conv_desc *desc, size_t image) {
     const bb_model_node *node = plan->node;
     const bb_plan_tensor *tensors = context->engine->tensors, *out = &tensors[node->out[0]];
     *s = (tile_state){.border = &plan->conv->border,
@@ -87,8 +87,8 @@ static void start_tiles(tile_state *s, const bb_context *context, const bb_plan_
                       .one_class = plan->conv->border.n_row_classes == 1 &&
                                    plan->conv->border.n_column_classes == 1,
                       .channels = out->c,
-                      .width = out->w,
-                      .image_pixel = image * (size_t)out->h * (size_t)out->w,
+                      .width = desc->out_width,
+                      .image_pixel = image * (size_t)desc->out_height * (size_t)desc->out_width,
                       .accumulators = context->accumulators};
     if (node->n_in == 2)
         s->z2 = bb_tensor_data(context, node->in[1]);
@@ -98,7 +98,7 @@ static void start_tiles(tile_state *s, const bb_context *context, const bb_plan_
                                      .z1_shift = 1,
                                      .no_border = plan->conv->border.all_zero,
                                      .count = 1,
-                                     .out_stride = (size_t)out->c,
+                                     .out_stride = tensors[plan->out[i].tensor].step,
                                      .out_type = tensors[plan->out[i].tensor].type};
         if (s->z2) {
             s->job[i].z2_type = tensors[node->in[1]].type;
@@ -113,22 +113,22 @@ static void run_task(void *user, size_t task, size_t worker) {
     const bb_conv_block *block = &conv->blocks[task % conv->n_blocks];
     const size_t strip = task / conv->n_blocks % t->strips;
     const size_t image = task / conv->n_blocks / t->strips;
-    const bb_plan_tensor *in = &t->context->engine->tensors[t->plan->node->in[0]];
-    const int32_t y0 = (int32_t)strip * conv->strip, left = block->desc.out_height - y0;
+    const bb_conv_desc *d = &block->desc;
+    const size_t codes = (size_t)d->in_height * (size_t)d->in_width * (size_t)d->in_channels;
+    const int32_t y0 = (int32_t)strip * conv->strip, left = d->out_height - y0;
     tile_state state;
-    start_tiles(&state, t->context, t->plan, image);
+    start_tiles(&state, t->context, t->plan, d, image);
     state.c0 = block->c0;
-    block->kernel->run(&block->desc, block->packed,
-                       bb_tensor_data(t->context, t->plan->node->in[0]) +
-                           image * (size_t)in->h * in->row,
-                       y0, y0 + (left < conv->strip ? left : conv->strip),
+    block->kernel->run(d, block->packed,
+                       bb_tensor_data(t->context, t->plan->node->in[0]) + image * codes, y0,
+                       y0 + (left < conv->strip ? left : conv->strip),
                        bb_worker_scratch(t->context, worker), finish_tile, &state);
 }
 
 void bb_run_conv(bb_context *context, const bb_plan_node *plan) {
-    const bb_plan_tensor *out = &context->engine->tensors[plan->node->out[0]];
-    const int32_t strip = plan->conv->strip;
-    conv_tasks tasks = {context, plan, (size_t)((out->h + strip - 1) / strip)};
-    bb_pool_run(context->pool, tasks.strips * (size_t)out->n * plan->conv->n_blocks, run_task,
+    const bb_conv_plan *conv = plan->conv;
+    const int32_t rows = conv->blocks[0].desc.out_height;
+    conv_tasks tasks = {context, plan, (size_t)((rows + conv->strip - 1) / conv->strip)};
+    bb_pool_run(context->pool, tasks.strips * (size_t)conv->images * conv->n_blocks, run_task,
                 &tasks);
 }

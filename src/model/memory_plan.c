@@ -17,7 +17,11 @@ typedef struct buffer {
 typedef struct planner {
     const bb_model *model;
     buffer *buffers;
-    int *buffer_of; /**< [n_tensors] */
+    int *buffer_of;  /**< [n_tensors]; -1 = none yet */
+    int *inside;     /**< [n_tensors]: the CONCAT output that holds the tensor, or -1 */
+    size_t *readers; /**< [n_tensors] */
+    bool *steppable; /**< [n_tensors]: its producer can write pixels apart */
+    size_t *first;   /**< [n_tensors]: byte of that output's pixel where the tensor begins */
     size_t n;
     buffer **placed; /**< by ascending offset */
     size_t n_placed;
@@ -43,6 +47,65 @@ static void new_buffer(planner *p, int tensor, size_t bytes, long born) {
     p->buffers[p->n++] = (buffer){.bytes = bytes, .first = born, .last = born, .tensor = tensor};
 }
 
+/* ---- tensors inside a CONCAT's output -----------------------------------------------------------
+ */
+
+static size_t element_bytes(const bb_model *model, size_t profile, int tensor) {
+    return model->profiles[profile].tensors[tensor].bits > 8 ? 2 : 1;
+}
+
+/* Counts who reads each tensor and marks those whose producer can write pixels apart. */
+static void inspect_tensors(planner *p) {
+    const bb_model *model = p->model;
+    for (size_t i = 0; i < model->n_nodes; i++) {
+        const bb_model_node *node = &model->nodes[i];
+        for (int k = 0; k < node->n_in; k++)
+            p->readers[node->in[k]]++;
+        for (int k = 0; k < node->n_out; k++)
+            p->steppable[node->out[k]] = node->kind == BB_NODE_CONV || node->kind == BB_NODE_ADD ||
+                                         node->kind == BB_NODE_REQUANT;
+    }
+    for (size_t i = 0; i < model->n_outputs; i++)
+        p->readers[model->outputs[i]]++;
+}
+
+static void join_inputs(planner *p, size_t profile, const bb_model_node *node,
+                        const bb_shapes *shapes) {
+    const int out = node->out[0];
+    const size_t bytes = element_bytes(p->model, profile, out);
+    size_t first = 0;
+    for (int k = 0; k < node->n_in; k++) {
+        const int in = node->in[k];
+        if (element_bytes(p->model, profile, in) == bytes && p->readers[in] == 1 &&
+            p->steppable[in]) {
+            p->inside[in] = out;
+            p->first[in] = first;
+        }
+        first += bytes * (size_t)shapes->dims[in][3];
+    }
+}
+
+static void find_joined(planner *p, size_t profile, const bb_shapes *shapes) {
+    for (size_t t = 0; t < p->model->n_tensors; t++)
+        p->inside[t] = p->buffer_of[t] = -1;
+    inspect_tensors(p);
+    for (size_t i = 0; i < p->model->n_nodes; i++)
+        if (p->model->nodes[i].kind == BB_NODE_CONCAT)
+            join_inputs(p, profile, &p->model->nodes[i], shapes);
+}
+
+/* ---- lives and places --------------------------------------------------------------------------
+ */
+
+/* The first of the tensors inside a CONCAT's output brings the buffer to life. */
+static void produce(planner *p, const bb_memory_plan *plan, int tensor, long node) {
+    const int holder = p->inside[tensor] < 0 ? tensor : p->inside[tensor];
+    if (p->buffer_of[holder] < 0)
+        new_buffer(p, holder, plan->bytes[holder], node);
+    p->buffer_of[tensor] = p->buffer_of[holder];
+    p->buffers[p->buffer_of[tensor]].last = node;
+}
+
 static void find_lives(planner *p, const bb_memory_plan *plan) {
     const bb_model *model = p->model;
     for (size_t i = 0; i < model->n_inputs; i++)
@@ -55,7 +118,7 @@ static void find_lives(planner *p, const bb_memory_plan *plan) {
             if (is_reshape(node))
                 p->buffer_of[node->out[k]] = p->buffer_of[node->in[0]];
             else
-                new_buffer(p, node->out[k], plan->bytes[node->out[k]], (long)i);
+                produce(p, plan, node->out[k], (long)i);
         }
     }
     for (size_t i = 0; i < model->n_outputs; i++)
@@ -110,7 +173,7 @@ static bool place_all(planner *p, bb_memory_plan *plan) {
             plan->total = order[i]->offset + order[i]->bytes;
     }
     for (size_t t = 0; t < p->model->n_tensors; t++)
-        plan->offset[t] = p->buffers[p->buffer_of[t]].offset;
+        plan->offset[t] = p->buffers[p->buffer_of[t]].offset + p->first[t];
     bb_free(order);
     return true;
 }
@@ -121,19 +184,34 @@ bb_status bb_model_plan_memory(const bb_model *model, size_t profile, const bb_s
     *plan = (bb_memory_plan){
         .offset = bb_calloc_array(model->n_tensors, sizeof(*plan->offset)),
         .bytes = bb_calloc_array(model->n_tensors, sizeof(*plan->bytes)),
+        .step = bb_calloc_array(model->n_tensors, sizeof(*plan->step)),
+        .inside = bb_calloc_array(model->n_tensors, sizeof(*plan->inside)),
     };
     p.buffers = bb_calloc_array(model->n_tensors, sizeof(*p.buffers));
     p.buffer_of = bb_calloc_array(model->n_tensors, sizeof(*p.buffer_of));
-    bool ok = plan->offset && plan->bytes && p.buffers && p.buffer_of;
+    p.inside = bb_calloc_array(model->n_tensors, sizeof(*p.inside));
+    p.first = bb_calloc_array(model->n_tensors, sizeof(*p.first));
+    p.readers = bb_calloc_array(model->n_tensors, sizeof(*p.readers));
+    p.steppable = bb_calloc_array(model->n_tensors, sizeof(*p.steppable));
+    bool ok = plan->offset && plan->bytes && plan->step && plan->inside && p.buffers &&
+              p.buffer_of && p.inside && p.first && p.readers && p.steppable;
     if (ok) {
-        for (size_t t = 0; t < model->n_tensors; t++)
+        find_joined(&p, profile, shapes);
+        for (size_t t = 0; t < model->n_tensors; t++) {
             plan->bytes[t] = tensor_bytes(model, profile, t, shapes);
+            plan->inside[t] = p.inside[t] >= 0;
+            plan->step[t] = (size_t)shapes->dims[plan->inside[t] ? (size_t)p.inside[t] : t][3];
+        }
         find_lives(&p, plan);
         ok = place_all(&p, plan);
     }
     bb_free(p.buffers);
     bb_free(p.buffer_of);
     bb_free(p.placed);
+    bb_free(p.inside);
+    bb_free(p.first);
+    bb_free(p.readers);
+    bb_free(p.steppable);
     if (!ok) {
         bb_memory_plan_free(plan);
         return bb_fail_memory(err, "the buffer plan");
@@ -144,5 +222,7 @@ bb_status bb_model_plan_memory(const bb_model *model, size_t profile, const bb_s
 void bb_memory_plan_free(bb_memory_plan *plan) {
     bb_free(plan->offset);
     bb_free(plan->bytes);
+    bb_free(plan->step);
+    bb_free(plan->inside);
     *plan = (bb_memory_plan){0};
 }

@@ -294,11 +294,15 @@ bb_status bb_model_find_profile(const bb_model *model, uint32_t weight_bits,
 
 /**
  * Buffer plan: liveness of every tensor in node order -> offsets in one arena, 64-byte aligned,
- * tensors alive at the same time never overlap. Reshapes share their input's buffer.
+ * tensors alive at the same time never overlap. Reshapes share their input's buffer. A tensor that
+ * only a CONCAT reads lies inside the CONCAT's output where its producer can write it there
+ * (CONV, ADD, REQUANT): its pixels are then `step` elements apart.
  */
 typedef struct bb_memory_plan {
     size_t *offset; /**< [n_tensors], in bytes */
     size_t *bytes;
+    size_t *step; /**< elements from one pixel to the next: the channels, unless inside another */
+    bool *inside; /**< lies in the output of the CONCAT that reads it */
     size_t total;
 } bb_memory_plan;
 bb_status bb_model_plan_memory(const bb_model *model, size_t profile, const bb_shapes *shapes,

@@ -494,6 +494,50 @@ static void test_buffers_alive_together_do_not_overlap(void **state) {
     bb_model_destroy(m);
 }
 
+/* image -> a, b (REQUANT), c (REQUANT, read twice) -> joined; a and b lie inside it, c does not. */
+static void test_concat_inputs_lie_in_its_output(void **state) {
+    enum { IMAGE_IN, A, B, C, JOINED, OTHER, N };
+    const int64_t dims[] = {1, 4, 5, 3}, nine[] = {1, 4, 5, 9};
+    bb_model *m = bb_model_create();
+    bb_shapes shapes;
+    bb_memory_plan plan;
+    bb_model_add_tensor(m, "image", BB_TENSOR_CODE, 4, dims);
+    bb_model_add_tensor(m, "a", BB_TENSOR_CODE, 4, dims);
+    bb_model_add_tensor(m, "b", BB_TENSOR_CODE, 4, dims);
+    bb_model_add_tensor(m, "c", BB_TENSOR_CODE, 4, dims);
+    bb_model_add_tensor(m, "joined", BB_TENSOR_CODE, 4, nine);
+    bb_model_add_tensor(m, "other", BB_TENSOR_CODE, 4, dims);
+    bb_model_add_node(m, "a", BB_NODE_REQUANT, 1, (int[]){IMAGE_IN}, 1, (int[]){A});
+    bb_model_add_node(m, "b", BB_NODE_REQUANT, 1, (int[]){IMAGE_IN}, 1, (int[]){B});
+    bb_model_add_node(m, "c", BB_NODE_REQUANT, 1, (int[]){IMAGE_IN}, 1, (int[]){C});
+    bb_model_add_node(m, "join", BB_NODE_CONCAT, 3, (int[]){A, C, B}, 1, (int[]){JOINED});
+    bb_model_add_node(m, "other", BB_NODE_REQUANT, 1, (int[]){C}, 1, (int[]){OTHER});
+    bb_model_add_input(m, IMAGE_IN);
+    bb_model_add_output(m, JOINED);
+    bb_model_add_output(m, OTHER);
+    bb_profile *profile = bb_model_add_profile(m, 4, 4);
+    for (int t = 0; t < N; t++)
+        profile->tensors[t].bits = 12;
+    assert_int_equal(bb_model_bind(m, NULL, &shapes, NULL), BB_STATUS_OK);
+    assert_int_equal(bb_model_plan_memory(m, 0, &shapes, &plan, NULL), BB_STATUS_OK);
+    assert_true(plan.inside[A] && plan.inside[B] && !plan.inside[C] && !plan.inside[JOINED]);
+    assert_int_equal(plan.offset[A], plan.offset[JOINED]);
+    assert_int_equal(plan.offset[B], plan.offset[JOINED] + 2 * 6); /* 12 bits: two bytes */
+    assert_int_equal(plan.step[A] * 100 + plan.step[B] * 10 + plan.step[C], 993);
+    const size_t joined_end = plan.offset[JOINED] + plan.bytes[JOINED];
+    for (int t = 0; t < N; t++)
+        if (t == IMAGE_IN || t == C) /* alive while a is written */
+            assert_true(plan.offset[t] >= joined_end ||
+                        plan.offset[t] + plan.bytes[t] <= plan.offset[JOINED]);
+    profile->tensors[A].bits = 8; /* another element size than the output's */
+    bb_memory_plan_free(&plan);
+    assert_int_equal(bb_model_plan_memory(m, 0, &shapes, &plan, NULL), BB_STATUS_OK);
+    assert_true(!plan.inside[A] && plan.inside[B]);
+    bb_memory_plan_free(&plan);
+    bb_shapes_free(&shapes);
+    bb_model_destroy(m);
+}
+
 static void test_allocation_failures_are_reported(void **state) {
     bb_model *m = small_model();
     bb_shapes shapes;
@@ -536,6 +580,7 @@ int main(void) {
         cmocka_unit_test(test_requantizer_bound_uses_the_weights),
         cmocka_unit_test(test_global_mean_is_bounded_when_bound),
         cmocka_unit_test(test_buffers_alive_together_do_not_overlap),
+        cmocka_unit_test(test_concat_inputs_lie_in_its_output),
         cmocka_unit_test(test_allocation_failures_are_reported),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
