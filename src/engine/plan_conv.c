@@ -95,8 +95,10 @@ static double largest_share(const bb_conv_desc *d, size_t blocks) {
 
 /*
  * Time until the last worker is done, in units of one output row over all channels. Every task
- * transforms its input rows, those of the halo included, for itself; a row's transformation was
- * measured at about 6/channels of its convolution. The constant stands for starting a task.
+ * transforms its input rows, those of the halo included, for itself, and reads the weights of its
+ * channels from beyond the first cache; a row's transformation was measured at about 6/channels of
+ * its convolution, the weights at about as much as 9 pixels. The constant stands for starting a
+ * task.
  */
 static double partition_cost(const bb_engine *engine, const bb_conv_desc *d, int32_t images,
                              const partition *p) {
@@ -104,7 +106,8 @@ static double partition_cost(const bb_engine *engine, const bb_conv_desc *d, int
     const size_t tasks = strips * p->blocks * (size_t)images;
     const size_t rounds = (tasks + engine->threads - 1) / engine->threads;
     const double transformed = (double)p->strip + d->kernel[0] - 1;
-    return (double)rounds * ((double)p->strip * largest_share(d, p->blocks) +
+    const double share = largest_share(d, p->blocks);
+    return (double)rounds * (((double)p->strip + 9.0 / d->out_width) * share +
                              transformed * 6.0 / d->out_channels + 0.15);
 }
 
