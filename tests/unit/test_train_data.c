@@ -256,6 +256,25 @@ static void bad_data_is_refused(void **state) {
     remove(at("data/train/b/999.ppm"));
 }
 
+static void failing_allocations_are_reported(void **state) {
+    data d = open_data("train");
+    const bb_loader_options options = training();
+    for (long n = 0;; n += 3) {
+        bb_loader *l = NULL;
+        bb_error err;
+        bb_alloc_fail_after(n);
+        bb_status status = bb_loader_create(d.dataset, d.config, &options, NULL, NULL, &l, &err);
+        bb_alloc_fail_after(-1);
+        if (status == BB_STATUS_OK) {
+            bb_loader_destroy(l);
+            assert_true(n > 20);
+            break;
+        }
+        assert_int_equal(status, BB_STATUS_OUT_OF_MEMORY);
+    }
+    close_data(&d);
+}
+
 static int setup(void **state) {
     if (make_root(state) != 0)
         return -1;
@@ -273,6 +292,7 @@ int main(void) {
         cmocka_unit_test(parts_keep_to_their_share),
         cmocka_unit_test(parts_are_stretched_to_the_input),
         cmocka_unit_test(bad_data_is_refused),
+        cmocka_unit_test(failing_allocations_are_reported),
     };
     return cmocka_run_group_tests(tests, setup, remove_root);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Schedules, networks, checkpoints: the parts of training that stand alone. */
 #define _XOPEN_SOURCE 700 /* nftw */
+#include "bitbranch/export.h"
 #include "nn/executor.h"
 #include "train/checkpoint.h"
 #include "train/network.h"
@@ -171,6 +172,29 @@ static void tiny_images_are_refused(void **state) {
     assert_int_equal(bb_network_build(&o, &g, &err), BB_STATUS_INVALID_ARGUMENT);
 }
 
+static bb_status build_and_write(bb_error *err) {
+    bb_network_options o = options_of(BB_NETWORK_BIREAL20, 1, 8);
+    bb_graph *g = NULL;
+    BB_TRY(bb_network_build(&o, &g, err));
+    bb_status status = bb_export_onnx(g, at("n.onnx"), err);
+    bb_graph_destroy(g);
+    return status;
+}
+
+static void failing_allocations_are_reported(void **state) {
+    for (long n = 0;; n++) {
+        bb_error err;
+        bb_alloc_fail_after(n);
+        bb_status status = build_and_write(&err);
+        bb_alloc_fail_after(-1);
+        if (status == BB_STATUS_OK) {
+            assert_true(n > 20);
+            break;
+        }
+        assert_int_equal(status, BB_STATUS_OUT_OF_MEMORY);
+    }
+}
+
 /* ---- checkpoints
  * --------------------------------------------------------------------------------- */
 
@@ -245,6 +269,7 @@ int main(void) {
         cmocka_unit_test(every_network_runs),
         cmocka_unit_test(weights_depend_on_the_seed_alone),
         cmocka_unit_test(tiny_images_are_refused),
+        cmocka_unit_test(failing_allocations_are_reported),
         cmocka_unit_test(checkpoints_come_back),
         cmocka_unit_test(damaged_checkpoints_are_refused),
     };

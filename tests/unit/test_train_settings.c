@@ -124,12 +124,31 @@ static void mistakes_are_named(void **state) {
         "'augment.resize_crop'");
 }
 
+static void failing_allocations_are_reported(void **state) {
+    write_text("c.json", CONFIG("", "", NETWORK,
+                                "{" STAGE ", \"bits\": \"w2a2\", \"layers\": {\"a\": \"w8a8\"}}"));
+    for (long n = 0;; n++) {
+        bb_settings s;
+        bb_error err;
+        bb_alloc_fail_after(n);
+        bb_status status = bb_settings_load(at("c.json"), NULL, 0, &s, &err);
+        bb_alloc_fail_after(-1);
+        if (status == BB_STATUS_OK) {
+            bb_settings_free(&s);
+            assert_true(n > 5);
+            break;
+        }
+        assert_int_equal(status, BB_STATUS_OUT_OF_MEMORY);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(defaults_are_as_documented),
         cmocka_unit_test(stages_build_on_defaults_and_on_each_other),
         cmocka_unit_test(variables_are_put_in),
         cmocka_unit_test(mistakes_are_named),
+        cmocka_unit_test(failing_allocations_are_reported),
     };
     return cmocka_run_group_tests(tests, make_root, remove_root);
 }
