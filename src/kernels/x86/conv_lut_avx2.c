@@ -41,6 +41,7 @@ typedef struct loop_args {
     int64_t segments;          /* 24 */
     const int64_t *chunks;     /* 32: groups of each chunk of a segment, 0 ends */
     int64_t base;              /* 40: first byte within the segment */
+    int64_t folds;             /* 48: 0 at first, 1: a chunk waits to be folded, 2: not the first */
 } loop_args;
 
 /** Kernel scratch. */
@@ -50,7 +51,7 @@ typedef struct work {
     int64_t chunks[CHUNKS_MAX + 1], taken[CHUNKS_MAX + 1];
 } work;
 
-typedef void (*loop_fn)(const loop_args *args);
+typedef void (*loop_fn)(loop_args *args);
 
 /** One way through a block: 64 virtual rows. */
 typedef struct pass {
@@ -95,30 +96,45 @@ static bool supports(const bb_conv_desc *desc) {
         fold(at_b, b) "vpshufb %%ymm14, %%ymm12, %%ymm" a "\n\t"                                   \
                       "vpshufb %%ymm15, %%ymm12, %%ymm" b "\n\t"
 
+#define FOLD_NONE(at, a) ""
+
+/* S = acc; H = acc >> 8. */
+#define SET_PLANE(at, a)                                                                           \
+    "vpsrlw $8, %%ymm" a ", %%ymm13\n\t"                                                           \
+    "vmovdqa %%ymm" a ", " at "(%%r15)\n\t"                                                        \
+    "vmovdqa %%ymm13, 384+" at "(%%r15)\n\t"
+
 /* S += acc; H += acc >> 8. */
-#define FOLD_PLANE(at, a)                                                                          \
+#define ADD_PLANE(at, a)                                                                           \
     "vpsrlw $8, %%ymm" a ", %%ymm13\n\t"                                                           \
     "vpaddw " at "(%%r15), %%ymm" a ", %%ymm" a "\n\t"                                             \
     "vpaddw 384+" at "(%%r15), %%ymm13, %%ymm13\n\t"                                               \
     "vmovdqa %%ymm" a ", " at "(%%r15)\n\t"                                                        \
     "vmovdqa %%ymm13, 384+" at "(%%r15)\n\t"
 
+/* S = acc_even + 2*acc_odd. */
+#define SET_PAIR(at, a)                                                                            \
+    "vpmaddubsw 768(%%r15), %%ymm" a ", %%ymm" a "\n\t"                                            \
+    "vmovdqa %%ymm" a ", " at "(%%r15)\n\t"
+
 /* S += acc_even + 2*acc_odd. */
-#define FOLD_PAIR(at, a)                                                                           \
+#define ADD_PAIR(at, a)                                                                            \
     "vpmaddubsw 768(%%r15), %%ymm" a ", %%ymm" a "\n\t"                                            \
     "vpaddw " at "(%%r15), %%ymm" a ", %%ymm" a "\n\t"                                             \
     "vmovdqa %%ymm" a ", " at "(%%r15)\n\t"
 
-#define CLEAR_SUM(at) "vmovdqa %%ymm0, " at "(%%r15)\n\tvmovdqa %%ymm0, 384+" at "(%%r15)\n\t"
-#define CLEAR_SUMS                                                                                 \
-    CLEAR_SUM("0")                                                                                 \
-    CLEAR_SUM("32")                                                                                \
-    CLEAR_SUM("64")                                                                                \
-    CLEAR_SUM("96")                                                                                \
-    CLEAR_SUM("128")                                                                               \
-    CLEAR_SUM("160")                                                                               \
-    CLEAR_SUM("192") CLEAR_SUM("224") CLEAR_SUM("256") CLEAR_SUM("288") CLEAR_SUM("320")           \
-        CLEAR_SUM("352")
+#define FIRST_GROUP(fold)                                                                          \
+    PIXEL_SET(fold, "r8", "0", "0", "1", "32")                                                     \
+    PIXEL_SET(fold, "r9", "2", "64", "3", "96")                                                    \
+    PIXEL_SET(fold, "r10", "4", "128", "5", "160")                                                 \
+    PIXEL_SET(fold, "r11", "6", "192", "7", "224")                                                 \
+    PIXEL_SET(fold, "r12", "8", "256", "9", "288")                                                 \
+    PIXEL_SET(fold, "r13", "10", "320", "11", "352")
+
+#define FOLD_ALL(fold)                                                                             \
+    fold("0", "0") fold("32", "1") fold("64", "2") fold("96", "3") fold("128", "4")                \
+        fold("160", "5") fold("192", "6") fold("224", "7") fold("256", "8") fold("288", "9")       \
+            fold("320", "10") fold("352", "11")
 
 #define LOAD_INDICES "vmovdqa (%%rdx), %%ymm14\n\tvmovdqa 32(%%rdx), %%ymm15\n\t"
 #define NEXT_GROUP "addq $64, %%rdx\n\taddq $16, %%rax\n\t"
@@ -127,28 +143,35 @@ static bool supports(const bb_conv_desc *desc) {
  * Overwrites the sums with those of `segments` segments: over segments, chunks and groups. A chunk
  * is folded among the look-ups of the next one's first group, so that both overlap.
  */
-#define LOOP(add, fold)                                                                            \
+#define LOOP(sum, set, add)                                                                        \
     __asm__ volatile(                                                                              \
         "movq (%0), %%rsi\n\t"                                                                     \
         "movq 8(%0), %%rdx\n\t"                                                                    \
         "movq 16(%0), %%r15\n\t"                                                                   \
-        "movq 24(%0), %%r14\n\t" BB_ASM_CLEAR CLEAR_SUMS "1:\n\t" BB_ASM_POINTERS                  \
-        "movq 40(%0), %%rax\n\t"                                                                   \
+        "movq 24(%0), %%r14\n"                                                                     \
+        "1:\n\t" BB_ASM_POINTERS "movq 40(%0), %%rax\n\t"                                          \
         "movq 32(%0), %%rbx\n\t"                                                                   \
         "movq (%%rbx), %%rcx\n"                                                                    \
-        "2:\n\t" LOAD_INDICES PIXEL_SET(fold, "r8", "0", "0", "1", "32")                           \
-            PIXEL_SET(fold, "r9", "2", "64", "3", "96")                                            \
-                PIXEL_SET(fold, "r10", "4", "128", "5", "160")                                     \
-                    PIXEL_SET(fold, "r11", "6", "192", "7", "224")                                 \
-                        PIXEL_SET(fold, "r12", "8", "256", "9", "288")                             \
-                            PIXEL_SET(fold, "r13", "10", "320", "11", "352") NEXT_GROUP            \
-        "addq $8, %%rbx\n\t"                                                                       \
-        "decq %%rcx\n\t"                                                                           \
-        "jz 4f\n\t"                                                                                \
-        ".p2align 4\n"                                                                             \
-        "3:\n\t" LOAD_INDICES PIXEL_ADD(add, "r8", "0", "1") PIXEL_ADD(add, "r9", "2", "3")        \
-            PIXEL_ADD(add, "r10", "4", "5") PIXEL_ADD(add, "r11", "6", "7")                        \
-                PIXEL_ADD(add, "r12", "8", "9") PIXEL_ADD(add, "r13", "10", "11") NEXT_GROUP       \
+        "2:\n\t" LOAD_INDICES "cmpl $1, 48(%0)\n\t"                                                \
+        "je 5f\n\t"                                                                                \
+        "ja 6f\n\t" FIRST_GROUP(                                                                   \
+            FOLD_NONE) "movl $1, 48(%0)\n\t"                                                       \
+                       "jmp 7f\n"                                                                  \
+                       "5:\n\t" FIRST_GROUP(                                                       \
+                           set) "movl $2, 48(%0)\n\t"                                              \
+                                "jmp 7f\n"                                                         \
+                                "6:\n\t" FIRST_GROUP(                                              \
+                                    add) "7:\n\t" NEXT_GROUP "addq $8, %%rbx\n\t"                  \
+                                         "decq %%rcx\n\t"                                          \
+                                         "jz 4f\n\t"                                               \
+                                         ".p2align 4\n"                                            \
+                                         "3:\n\t" LOAD_INDICES PIXEL_ADD(sum, "r8", "0", "1")      \
+                                             PIXEL_ADD(sum, "r9", "2", "3")                        \
+                                                 PIXEL_ADD(sum, "r10", "4", "5")                   \
+                                                     PIXEL_ADD(sum, "r11", "6", "7")               \
+                                                         PIXEL_ADD(sum, "r12", "8", "9")           \
+                                                             PIXEL_ADD(sum, "r13", "10", "11")     \
+                                                                 NEXT_GROUP                        \
         "decq %%rcx\n\t"                                                                           \
         "jnz 3b\n"                                                                                 \
         "4:\n\t"                                                                                   \
@@ -156,28 +179,30 @@ static bool supports(const bb_conv_desc *desc) {
         "testq %%rcx, %%rcx\n\t"                                                                   \
         "jnz 2b\n\t"                                                                               \
         "decq %%r14\n\t"                                                                           \
-        "jnz 1b\n\t" fold("0", "0") fold("32", "1") fold("64", "2") fold("96", "3")                \
-            fold("128", "4") fold("160", "5") fold("192", "6") fold("224", "7") fold("256", "8")   \
-                fold("288", "9") fold("320", "10") fold("352", "11") "vzeroupper\n\t"              \
+        "jnz 1b\n\t"                                                                               \
+        "cmpl $1, 48(%0)\n\t"                                                                      \
+        "ja 8f\n\t" FOLD_ALL(set) "jmp 9f\n"                                                       \
+                                  "8:\n\t" FOLD_ALL(add) "9:\n\t"                                  \
+                                                         "vzeroupper\n\t"                          \
         :                                                                                          \
         : "D"(args)                                                                                \
         : BB_ASM_CLOBBERS)
 
-BB_AVX2 static void loop_plane(const loop_args *args) {
-    LOOP("vpaddb", FOLD_PLANE);
+BB_AVX2 static void loop_plane(loop_args *args) {
+    LOOP("vpaddb", SET_PLANE, ADD_PLANE);
 }
 
-BB_AVX2 static void loop_pair(const loop_args *args) {
-    LOOP("vpaddb", FOLD_PAIR);
+BB_AVX2 static void loop_pair(loop_args *args) {
+    LOOP("vpaddb", SET_PAIR, ADD_PAIR);
 }
 
 /* Bytes never pass 255, so saturating additions are the same. */
-BB_AVX2 static void loop_plane_saturating(const loop_args *args) {
-    LOOP("vpaddusb", FOLD_PLANE);
+BB_AVX2 static void loop_plane_saturating(loop_args *args) {
+    LOOP("vpaddusb", SET_PLANE, ADD_PLANE);
 }
 
-BB_AVX2 static void loop_pair_saturating(const loop_args *args) {
-    LOOP("vpaddusb", FOLD_PAIR);
+BB_AVX2 static void loop_pair_saturating(loop_args *args) {
+    LOOP("vpaddusb", SET_PAIR, ADD_PAIR);
 }
 
 /** One group of one pixel: two vectors of sums go on. */
@@ -233,11 +258,11 @@ BB_AVX2 static inline void single(const loop_args *args, bool pairs) {
     }
 }
 
-BB_AVX2 static void single_plane(const loop_args *args) {
+BB_AVX2 static void single_plane(loop_args *args) {
     single(args, false);
 }
 
-BB_AVX2 static void single_pair(const loop_args *args) {
+BB_AVX2 static void single_pair(loop_args *args) {
     single(args, true);
 }
 
@@ -340,6 +365,7 @@ static void accumulate_long(target *t, loop_args *args) {
 
         for (args->base = base; *chunk; args->base += groups * 16) {
             chunk += take_chunks(chunk, limit, w->taken, &groups);
+            args->folds = 0;
             t->loop(args);
             flush(t);
             args->weights += groups * STEP;
@@ -362,6 +388,7 @@ static void accumulate(target *t, loop_args *args) {
         const int32_t left = route->segments - s;
 
         args->segments = left < per_call ? left : per_call;
+        args->folds = 0;
         t->loop(args);
         flush(t);
         args->ptr += (ptrdiff_t)per_call * route->pixels;
@@ -504,7 +531,7 @@ static double cost(const bb_conv_desc *desc) {
                0.35 * route.parts * input;
     for (int32_t i = 0; i < n; i++)
         cycles += route.parts * (steps * 6.7 + chunks * (passes[i].pairs ? 6 : 10) +
-                                 (passes[i].pairs ? 60 : 100) + 12 * route.segments);
+                                 (passes[i].pairs ? 40 : 70) + 12 * route.segments);
     return (double)(int64_t)(pixels / 6 + 0.99) * blocks * cycles + 0.35 * route.parts * input;
 }
 
