@@ -34,8 +34,8 @@ bool bench_onednn_conv(const bench_shape *shape, bool int8, bench_runner *runner
 /** sgemm of the same product as a matrix: out_channels x (height*width) x depth, no im2col. */
 bool bench_openblas_gemm(const bench_shape *shape, bench_runner *runner);
 
-/** Square products of n rows. Ours: odd integers of M and K bits, written to c[n*n]; false also
- *  where its result is wrong. */
+/** Square products of n rows. Ours: odd integers of M and K bits, written to c[n*n]; false
+ *  where memory is short or its result is wrong. */
 bool bench_own_gemm(int n, int weight_bits, int activation_bits, const char *kernel, int32_t *c,
                     bench_runner *runner);
 /** u8 times s8 to s32, or f32. */

@@ -66,8 +66,10 @@ static size_t make_runners(const bench_shape *s, const options *o, int32_t *c,
     for (int i = 0; i < PAIRS; i++) {
         char bits[8];
         snprintf(bits, sizeof(bits), "w%da%d", pairs[i].k, pairs[i].m);
-        if (!o->bits || strstr(o->bits, bits))
-            count += bench_own_gemm(n, pairs[i].k, pairs[i].m, o->kernel, c, &runners[count]);
+        if (o->bits && !strstr(o->bits, bits))
+            continue;
+        if (!bench_own_gemm(n, pairs[i].k, pairs[i].m, o->kernel, c, &runners[count++]))
+            exit(1);
     }
     return count;
 }
