@@ -138,7 +138,32 @@ bb_status bb_nn_fake_quantize(bb_executor *ex, const bb_node *node, bb_fake_plan
     return bb_nn_store(ex, node->out[0], plan->layout, plan->y, err);
 }
 
+/** Constant weights are quantized once, while building. */
+static bb_status quantize_fixed(bb_executor *ex, const bb_node *node, bb_error *err) {
+    const bb_nn_tensor *x = bb_nn_input(ex, node, 0);
+    bb_fake_plan plan = {.step = -1, .zero = -1};
+    BB_TRY(read_kind(ex, node, &plan, err));
+    BB_TRY(split_channels(ex, node, &plan, err));
+    void *data[2] = {(void *)(uintptr_t)x->fixed,
+                     bb_arena_array(ex->arena, x->elements, sizeof(float))};
+    call c = {&plan, data, bb_nn_fixed_f32(ex, node, 1), bb_nn_fixed_f32(ex, node, 2)};
+    if (!data[1])
+        return bb_fail_memory(err, "quantizer");
+    quantize_part(&c, 0, 1);
+    BB_TRY(bb_nn_define(ex, node->out[0], BB_DTYPE_F32, x->rank, x->dims, err));
+    return bb_nn_fix(ex, node->out[0], data[1], err);
+}
+
+static bool all_fixed(bb_executor *ex, const bb_node *node) {
+    for (int i = 0; i < node->n_in; i++)
+        if (bb_node_has_input(node, i) && !bb_nn_input(ex, node, i)->fixed)
+            return false;
+    return true;
+}
+
 bb_status bb_nn_build_fake_quantize(bb_executor *ex, const bb_node *node, bb_error *err) {
+    if (all_fixed(ex, node))
+        return quantize_fixed(ex, node, err);
     bb_fake_plan *plan = bb_arena_alloc(ex->arena, sizeof(*plan));
     if (!plan)
         return bb_fail_memory(err, "quantizer");
