@@ -25,7 +25,7 @@ static const struct {
 } pairs[] = {{1, 1}, {1, 2}, {2, 1}, {2, 2}, {3, 3}, {4, 1}, {4, 2},
              {4, 4}, {8, 1}, {8, 2}, {8, 4}, {6, 6}, {8, 8}};
 
-static uint64_t now_ns(void) {
+uint64_t bench_now_ns(void) {
     struct timespec t;
 
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -33,12 +33,12 @@ static uint64_t now_ns(void) {
 }
 
 /** Core clock from a chain of dependent additions, one a cycle; the best of many windows. */
-static double core_ghz(void) {
+double bench_core_ghz(void) {
     enum { ADDS = 1 << 16 };
     double best = 0;
 
     for (int round = 0; round < 200; round++) {
-        const uint64_t begin = now_ns();
+        const uint64_t begin = bench_now_ns();
         uint64_t x = begin;
         double ghz;
 
@@ -49,7 +49,7 @@ static double core_ghz(void) {
             ADD ADD ADD ADD ADD ADD ADD ADD
 #undef ADD
         }
-        ghz = ADDS / (double)(now_ns() - begin);
+        ghz = ADDS / (double)(bench_now_ns() - begin);
         if (ghz > best)
             best = ghz;
     }
@@ -89,17 +89,17 @@ static bb_conv_desc shape_desc(const bench_shape *shape, uint32_t m, uint32_t k)
 static double best_ns(const conv_case *c, const bb_conv_kernel *kernel) {
     void *packed = bb_alloc_aligned(kernel->packed_size(&c->desc));
     void *scratch = bb_alloc_aligned(kernel->scratch_size(&c->desc));
-    const uint64_t deadline = now_ns() + 40000000u;
+    const uint64_t deadline = bench_now_ns() + 40000000u;
     double best = 1e30;
     int32_t sink = 0;
 
     kernel->pack(&c->desc, c->weights, packed);
-    for (int i = 0; i < 3 || now_ns() < deadline; i++) {
-        const uint64_t begin = now_ns();
+    for (int i = 0; i < 3 || bench_now_ns() < deadline; i++) {
+        const uint64_t begin = bench_now_ns();
         double ns;
 
         kernel->run(&c->desc, packed, c->codes, 0, c->desc.out_height, scratch, drop, &sink);
-        ns = (double)(now_ns() - begin);
+        ns = (double)(bench_now_ns() - begin);
         if (ns < best)
             best = ns;
     }
@@ -151,7 +151,7 @@ static bool parse_shape(const char *text, bench_shape *shape) {
 }
 
 int bench_kernels(const char *kernel, const char *bits, const char *shape) {
-    const double ghz = core_ghz();
+    const double ghz = bench_core_ghz();
     bench_shape own;
 
     if (shape && !parse_shape(shape, &own)) {
@@ -225,7 +225,7 @@ int bench_routes(void) {
         {"conv_int16_avx2", "words", 8, 8, 24.9},
         {"conv_xnor_avx2", "xor and popcount", 1, 1, 96},
     };
-    const double ghz = core_ghz();
+    const double ghz = bench_core_ghz();
     size_t n;
     const bb_conv_kernel *const *kernels = bb_conv_kernels(&n);
 

@@ -3,8 +3,9 @@
  * Requantizer and window kernels of every instruction set against the reference, with buffers that
  * end (or begin) at a page that must not be touched, odd sizes and unaligned starts.
  *
- *     code_check [--seed N] [--count N]
+ *     code_check [--seed N] [--count N] | --bench
  */
+#include "bench.h"
 #include "cases.h"
 #include "cpu/cpu.h"
 #include "kernels/requant.h"
@@ -371,6 +372,10 @@ static void check_window(const bb_window_kernels *set, uint64_t seed) {
 int main(int argc, char **argv) {
     static const char *const levels[] = {"ref", "ssse3", "avx2", "avx512", "neon", "dotprod"};
     uint64_t seed = 1, count = 500;
+    if (argc == 2 && strcmp(argv[1], "--bench") == 0) {
+        bench_codes();
+        return 0;
+    }
     for (int i = 1; i + 1 < argc; i += 2) {
         if (strcmp(argv[i], "--seed") == 0)
             seed = strtoull(argv[i + 1], NULL, 10);
