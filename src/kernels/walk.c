@@ -23,17 +23,19 @@ typedef struct walk {
     int32_t columns; /**< of a transformed row, padding included */
     int32_t ring_rows, strip_rows;
     int32_t groups, group_channels, blocks; /**< output channels and blocks of a group */
-    size_t pixel_bytes, part_bytes, row_bytes;
+    size_t pixel_bytes, part_bytes, row_bytes, window_bytes;
     size_t parts;
-    bool in_place; /**< input rows are used where they are */
-    bool by_tap;   /**< each segment is one tap, so taps in the padding can point elsewhere */
+    size_t pixel_share; /**< bytes of a round's packed weights for each pixel of a strip */
+    bool in_place;      /**< input rows are used where they are */
+    bool by_tap;        /**< each segment is one tap, so taps in the padding can point elsewhere */
     /* scratch */
     uint8_t *ring, *pad_row, *pad_codes, *pad_pixel;
     int32_t *ring_sums, *pad_sums;        /**< of rows: [groups][out_width], windows' taps summed */
     int32_t *pixel_sums, *pad_pixel_sums; /**< [columns][groups] of the row in work, [groups] */
     int32_t *phases;                      /**< [stride][phase_ints] of the group in work */
     int32_t *window_sums;
-    int32_t *tags; /**< input row in each slot */
+    int32_t *tags;    /**< input row in each slot */
+    uint8_t *windows; /**< [pixels of the strip][window_bytes], if gathered */
     const uint8_t **ptr;
     const uint8_t **rows;     /**< [strip_rows][kh] */
     const int32_t **row_sums; /**< beside rows */
@@ -62,8 +64,17 @@ bool bb_route_merged(const bb_conv_desc *desc) {
     return desc->groups == 1 && (desc->dilation[1] == 1 || desc->kernel[1] == 1);
 }
 
+bool bb_route_gathers(const bb_conv_desc *desc) {
+    return bb_route_merged(desc) && desc->kernel[0] > 1 &&
+           bb_segment_length(desc) <= BB_GATHER_BYTES;
+}
+
 void bb_route_segments(const bb_conv_desc *desc, bb_conv_route *route) {
-    if (bb_route_merged(desc) && !route->depthwise) {
+    if (route->gather) {
+        route->segments = 1;
+        route->segment_bytes =
+            route->group_bytes * (size_t)desc->kernel[0] * (size_t)desc->kernel[1];
+    } else if (bb_route_merged(desc) && !route->depthwise) {
         route->segments = desc->kernel[0];
         route->segment_bytes = route->group_bytes * (size_t)desc->kernel[1];
     } else {
@@ -76,6 +87,10 @@ int32_t bb_segment_length(const bb_conv_desc *desc) {
     int32_t depth = desc->in_channels / desc->groups;
 
     return bb_route_merged(desc) ? depth * desc->kernel[1] : depth;
+}
+
+int32_t bb_route_length(const bb_conv_desc *desc, const bb_conv_route *route) {
+    return bb_segment_length(desc) * (route->gather ? desc->kernel[0] : 1);
 }
 
 static int32_t div_up(int32_t a, int32_t b) {
@@ -103,19 +118,10 @@ size_t bb_walk_packed_size(const bb_conv_desc *desc, const bb_conv_route *route)
     return (size_t)groups_of(desc, route) * (size_t)blocks_of(desc, route) * route->block_bytes;
 }
 
-/** The weights of one segment of one channel in the order of a transformed row. */
-static const int16_t *segment_weights(const bb_conv_desc *desc, const int16_t *weights,
-                                      int32_t channel, int32_t segment) {
-    const size_t row =
-        (size_t)(desc->kernel[0] * desc->kernel[1]) * (size_t)(desc->in_channels / desc->groups);
-
-    return weights + (size_t)channel * row + (size_t)segment * (size_t)bb_segment_length(desc);
-}
-
 void bb_walk_pack(const bb_conv_desc *desc, const bb_conv_route *route, const int16_t *weights,
                   void *dst, bb_put_fn put) {
     const int32_t channels = desc->out_channels / groups_of(desc, route);
-    const int32_t n = bb_segment_length(desc);
+    const int32_t n = bb_route_length(desc, route);
     const size_t blocks = (size_t)blocks_of(desc, route);
 
     memset(dst, 0, bb_walk_packed_size(desc, route));
@@ -125,9 +131,8 @@ void bb_walk_pack(const bb_conv_desc *desc, const bb_conv_route *route, const in
             (size_t)(c / channels) * blocks + (size_t)(within / route->block_channels);
         uint8_t *block = (uint8_t *)dst + index * route->block_bytes;
 
-        for (int32_t s = 0; s < route->segments; s++)
-            put(route, block, within % route->block_channels, s,
-                segment_weights(desc, weights, c, s), n);
+        for (int32_t s = 0; s < route->segments; s++, weights += n)
+            put(route, block, within % route->block_channels, s, weights, n);
     }
 }
 
@@ -170,6 +175,7 @@ static void set_geometry(walk *w, const bb_conv_desc *desc, const bb_conv_route 
     w->parts = route->parts > 1 ? (size_t)route->parts : 1;
     w->part_bytes = round64((size_t)w->columns * w->pixel_bytes + SLACK);
     w->row_bytes = w->parts * w->part_bytes;
+    w->window_bytes = (route->segment_bytes + 3) / 4 * 4;
     w->by_tap = route->segments == desc->kernel[0] * desc->kernel[1];
     w->in_place = route->in_place && (w->by_tap || needs_no_padding(w));
     w->strip_rows = strip_rows_of(desc, route, w->row_bytes);
@@ -217,18 +223,20 @@ static size_t set_scratch(walk *w, uint8_t *base) {
     w->pad_row = carve(base, &used, w->row_bytes);
     w->pad_codes = carve(base, &used, (size_t)w->desc->in_channels + SLACK);
     w->pad_pixel = carve(base, &used, w->parts * (round64(w->pixel_bytes) + SLACK));
-    if (w->route->wants_sums) {
+    if (w->route->wants_sums)
+        w->window_sums = carve(base, &used, (pixels + BB_TILE_PIXELS_MAX) * sizeof(int32_t));
+    if (w->route->wants_sums && !w->route->gather) {
         w->ring_sums = carve(base, &used, slots * sum_row);
         w->pad_sums = carve(base, &used, sum_row);
         w->pad_pixel_sums = carve(base, &used, (size_t)w->groups * sizeof(int32_t));
         w->pixel_sums = carve(base, &used, columns * (size_t)w->groups * sizeof(int32_t));
         w->phases =
             carve(base, &used, (size_t)w->desc->stride[1] * phase_ints(w) * sizeof(int32_t));
-        w->window_sums = carve(base, &used, (pixels + BB_TILE_PIXELS_MAX) * sizeof(int32_t));
     }
     w->tags = carve(base, &used, slots * sizeof(int32_t));
     w->rows = carve(base, &used, strip * sizeof(*w->rows));
     w->row_sums = carve(base, &used, strip * sizeof(*w->row_sums));
+    w->windows = carve(base, &used, w->route->gather ? pixels * w->window_bytes + SLACK : 0);
     w->ptr = carve(base, &used,
                    tiles * (size_t)w->route->pixels * (size_t)w->route->segments * sizeof(*w->ptr));
     w->acc = carve(base, &used, acc * sizeof(int32_t));
@@ -293,7 +301,7 @@ static void make_padding(walk *w) {
     w->route->transform(w->desc, w->pad_codes, 1, w->pad_pixel, round64(w->pixel_bytes) + SLACK,
                         w->pad_pixel_sums);
     fill_padding(w, w->pad_row, w->pixel_sums, 0, w->columns);
-    if (w->route->wants_sums)
+    if (w->pixel_sums)
         sum_taps(w, w->pad_sums);
 }
 
@@ -304,7 +312,7 @@ static void transform_row(walk *w, int32_t iy, size_t slot) {
     const int32_t n = min32(desc->in_width, w->columns - left);
     const uint8_t *codes = w->in + (size_t)iy * (size_t)desc->in_width * (size_t)desc->in_channels;
     uint8_t *row = w->ring + slot * w->row_bytes;
-    int32_t *sums = w->pixel_sums; /* NULL where the route wants none */
+    int32_t *sums = w->pixel_sums; /* NULL where none are wanted of pixels */
 
     fill_padding(w, row, sums, 0, left);
     w->route->transform(desc, codes, n, row + (size_t)left * w->pixel_bytes, w->part_bytes,
@@ -331,7 +339,7 @@ static const uint8_t *fetch_row(walk *w, int32_t iy, const int32_t **sums) {
         transform_row(w, iy, slot);
         w->tags[slot] = iy;
     }
-    *sums = w->route->wants_sums ? w->ring_sums + slot * sum_row_ints(w) : NULL;
+    *sums = w->ring_sums ? w->ring_sums + slot * sum_row_ints(w) : NULL;
     return w->ring + slot * w->row_bytes;
 }
 
@@ -441,6 +449,27 @@ static void point_strip(walk *w, int32_t n_rows, int32_t group) {
         fill_tile(w, tile, p);
 }
 
+/** The windows of a strip, gathered, and their pointers: [tile][pixel]. */
+static void gather_strip(walk *w, int32_t n_rows) {
+    const bb_conv_desc *desc = w->desc;
+    const size_t bytes = w->route->group_bytes * (size_t)desc->kernel[1];
+    const size_t step = (size_t)desc->stride[1] * w->pixel_bytes;
+    uint8_t *window = w->windows;
+    const uint8_t **ptr = w->ptr;
+
+    for (int32_t y = 0; y < n_rows; y++)
+        for (size_t x = 0; x < (size_t)desc->out_width; x++, window += w->window_bytes) {
+            w->route->gather(w->rows + (size_t)y * (size_t)desc->kernel[0], desc->kernel[0],
+                             x * step, bytes, window);
+            *ptr++ = window;
+        }
+    for (; (ptr - w->ptr) % w->route->pixels != 0; ptr++)
+        *ptr = ptr[-1];
+    if (w->route->wants_sums)
+        w->route->sum_windows(w->windows, w->window_bytes, bb_route_length(desc, w->route),
+                              n_rows * desc->out_width, w->window_sums);
+}
+
 /** Hands a tile to the epilogue; it may go on in the next rows. */
 static void emit(const walk *w, int32_t y0, int32_t q, int32_t n, int32_t c0, int32_t n_channels,
                  const int32_t *acc) {
@@ -459,12 +488,9 @@ static int32_t round_blocks(const walk *w) {
  * What tile q of a strip should prefetch while it computes from a block on: of the blocks that the
  * next round over the tiles takes a share of its own, so that all have come by then.
  */
-static const uint8_t *next_weights(const walk *w, int32_t q, int32_t n_pixels, int32_t block) {
-    const int32_t step = round_blocks(w);
-    const size_t bytes = (size_t)step * w->route->block_bytes;
-
-    return w->packed + (size_t)block * w->route->block_bytes + bytes +
-           bytes / (size_t)n_pixels * (size_t)q;
+static const uint8_t *next_weights(const walk *w, int32_t q, int32_t block) {
+    return w->packed + (size_t)(block + round_blocks(w)) * w->route->block_bytes +
+           w->pixel_share * (size_t)q;
 }
 
 static bb_tile_job tile_job(const walk *w, int32_t q, int32_t n_pixels, int32_t group, int32_t b) {
@@ -474,7 +500,7 @@ static bb_tile_job tile_job(const walk *w, int32_t q, int32_t n_pixels, int32_t 
         .route = route,
         .ptr = w->ptr + (size_t)q * (size_t)route->segments,
         .weights = w->packed + (size_t)(group * w->blocks + b) * route->block_bytes,
-        .next = next_weights(w, q, n_pixels, group * w->blocks + b),
+        .next = next_weights(w, q, group * w->blocks + b),
         .sums = route->wants_sums ? w->window_sums + q : NULL,
         .n_pixels = min32(route->pixels, n_pixels - q),
         .channel = b * route->block_channels,
@@ -572,10 +598,15 @@ void bb_walk_run(const bb_conv_desc *desc, const bb_conv_route *route, const voi
     for (int32_t y = y0; y < y1; y += w.strip_rows) {
         const int32_t end = min32(y + w.strip_rows, y1);
 
+        w.pixel_share = (size_t)round_blocks(&w) * route->block_bytes /
+                        ((size_t)(end - y) * (size_t)desc->out_width);
         fetch_strip(&w, y, end);
         for (int32_t g = 0; g < w.groups; g++) {
-            point_strip(&w, end - y, g);
-            if (route->wants_sums)
+            if (route->gather)
+                gather_strip(&w, end - y);
+            else
+                point_strip(&w, end - y, g);
+            if (route->wants_sums && !route->gather)
                 sum_windows(&w, end - y, g);
             run_group(&w, y, (end - y) * desc->out_width, g);
         }

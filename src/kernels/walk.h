@@ -19,8 +19,9 @@
 #include "kernels/kernels.h"
 
 enum {
-    BB_TILE_STRIDE = 64,    /**< channels of an accumulator tile */
-    BB_TILE_PIXELS_MAX = 12 /**< of any route */
+    BB_TILE_STRIDE = 64,     /**< channels of an accumulator tile */
+    BB_TILE_PIXELS_MAX = 12, /**< of any route */
+    BB_GATHER_BYTES = 32     /**< of a kernel row, where windows are gathered */
 };
 
 typedef struct bb_conv_route bb_conv_route;
@@ -62,6 +63,14 @@ struct bb_conv_route {
      *  pixels. sums: [n][groups] or NULL. */
     void (*transform)(const bb_conv_desc *desc, const uint8_t *codes, int32_t n, uint8_t *dst,
                       size_t part_bytes, int32_t *sums);
+    /** Where bb_route_gathers: copies n_rows pieces of `bytes` <= BB_GATHER_BYTES, from rows[i] +
+     *  begin, one behind the other. May read and write as far as BB_GATHER_BYTES from the start of
+     *  each piece. The windows of a strip so become one segment each. */
+    void (*gather)(const uint8_t *const *rows, int32_t n_rows, size_t begin, size_t bytes,
+                   uint8_t *dst);
+    /** Beside gather, where the route wants sums: of `length` bytes of each of n windows. */
+    void (*sum_windows)(const uint8_t *windows, size_t step, int32_t length, int32_t n,
+                        int32_t *sums);
     void (*block)(const bb_tile_job *job);
     /** Sets up the work memory once per run; may be NULL. */
     void (*prepare)(const bb_conv_route *route, void *work);
@@ -84,7 +93,10 @@ struct bb_conv_route {
  */
 void bb_put_bytes(const bb_conv_route *route, uint8_t *block, int32_t lane, int32_t segment,
                   const int16_t *weights, int32_t n, bool halved);
-/** Fills segments and segment_bytes from group_bytes. */
+/** True where kernel rows are so short that a kernel should gather whole windows: the first layer
+ *  of most networks. Transformed pixels must be codes. */
+bool bb_route_gathers(const bb_conv_desc *desc);
+/** Fills segments and segment_bytes from group_bytes and gather. */
 void bb_route_segments(const bb_conv_desc *desc, bb_conv_route *route);
 /** True where packed weights are large, so that every block stays in cache for a round over the
  *  tiles of a strip. */
@@ -105,8 +117,10 @@ typedef void (*bb_put_fn)(const bb_conv_route *route, uint8_t *block, int32_t la
 /** Zeroes dst and puts all weights. */
 void bb_walk_pack(const bb_conv_desc *desc, const bb_conv_route *route, const int16_t *weights,
                   void *dst, bb_put_fn put);
-/** Activations of one segment. */
+/** Activations of one segment: of a kernel row where merged, else of a tap. */
 int32_t bb_segment_length(const bb_conv_desc *desc);
+/** The same for this route: of the whole window where gathered. */
+int32_t bb_route_length(const bb_conv_desc *desc, const bb_conv_route *route);
 
 /** The functions of a bb_conv_kernel that follow from `route_of` and `put`. */
 #define BB_WALK_FUNCTIONS(route_of, put)                                                           \

@@ -37,6 +37,12 @@
     "movq 24(%%rsi), %%r11\n\tmovq 32(%%rsi), %%r12\n\tmovq 40(%%rsi), %%r13\n\t"                  \
     "addq $48, %%rsi\n\t"
 
+/** bb_conv_route's gather. */
+void bb_gather_avx2(const uint8_t *const *rows, int32_t n_rows, size_t begin, size_t bytes,
+                    uint8_t *dst);
+/** bb_conv_route's sum_windows; reads up to 31 bytes behind the last one. */
+void bb_sum_windows_avx2(const uint8_t *windows, size_t step, int32_t length, int32_t n,
+                         int32_t *sums);
 /** Channel sums of n pixels: sums[n][groups]. Reads up to 31 bytes behind the last pixel. */
 void bb_sum_pixels_avx2(const bb_conv_desc *desc, const uint8_t *codes, int32_t n, int32_t *sums);
 

@@ -189,12 +189,14 @@ static bb_conv_route route_of(const bb_conv_desc *desc) {
         .block_channels = single ? 64 : block_channels_for(channels),
         .group_bytes = (size_t)(desc->in_channels / desc->groups),
         .transform = transform,
+        .gather = bb_route_gathers(desc) ? bb_gather_avx2 : NULL,
+        .sum_windows = bb_sum_windows_avx2,
         .block = single ? block_single : block_tile,
         .variant = desc->max_weight <= 127 ? DIRECT : HALVED,
     };
 
     bb_route_segments(desc, &route);
-    route.steps = (bb_segment_length(desc) + 3) / 4;
+    route.steps = (bb_route_length(desc, &route) + 3) / 4;
     route.in_place = route.variant == DIRECT;
     route.wants_sums = route.variant == HALVED;
     route.block_bytes =

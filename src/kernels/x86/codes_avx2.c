@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/** @file sums_avx2.c  Channel sums of pixels, four at a time. */
+/** @file codes_avx2.c  Channel sums of pixels, four at a time; windows of short rows. */
 #include "kernels/x86/avx2.h"
 
 #if BB_ARCH_X86_64
@@ -64,24 +64,33 @@ BB_AVX2 static void sum_shallow(const uint8_t *codes, int32_t depth, int32_t n, 
     }
 }
 
-BB_AVX2 void bb_sum_pixels_avx2(const bb_conv_desc *desc, const uint8_t *codes, int32_t n,
-                                int32_t *sums) {
-    const int32_t depth = desc->in_channels / desc->groups, pixels = n * desc->groups;
-    const __m256i tail = first_bytes(depth % 32), zero = _mm256_setzero_si256();
-    const ptrdiff_t step = depth;
+BB_AVX2 void bb_sum_windows_avx2(const uint8_t *windows, size_t step, int32_t length, int32_t n,
+                                 int32_t *sums) {
+    const __m256i tail = first_bytes(length % 32), zero = _mm256_setzero_si256();
     int32_t i = 0;
 
-    if (depth <= 4) {
+    for (; i + 4 <= n; i += 4, windows += 4 * step)
+        _mm_storeu_si128((void *)(sums + i), total(sum_bytes(windows, length, tail),
+                                                   sum_bytes(windows + step, length, tail),
+                                                   sum_bytes(windows + 2 * step, length, tail),
+                                                   sum_bytes(windows + 3 * step, length, tail)));
+    for (; i < n; i++, windows += step)
+        sums[i] = _mm_cvtsi128_si32(total(sum_bytes(windows, length, tail), zero, zero, zero));
+}
+
+void bb_sum_pixels_avx2(const bb_conv_desc *desc, const uint8_t *codes, int32_t n, int32_t *sums) {
+    const int32_t depth = desc->in_channels / desc->groups, pixels = n * desc->groups;
+
+    if (depth <= 4)
         sum_shallow(codes, depth, pixels, sums);
-        return;
-    }
-    for (; i + 4 <= pixels; i += 4, codes += 4 * step)
-        _mm_storeu_si128((void *)(sums + i),
-                         total(sum_bytes(codes, depth, tail), sum_bytes(codes + step, depth, tail),
-                               sum_bytes(codes + 2 * step, depth, tail),
-                               sum_bytes(codes + 3 * step, depth, tail)));
-    for (; i < pixels; i++, codes += step)
-        sums[i] = _mm_cvtsi128_si32(total(sum_bytes(codes, depth, tail), zero, zero, zero));
+    else
+        bb_sum_windows_avx2(codes, (size_t)depth, depth, pixels, sums);
+}
+
+BB_AVX2 void bb_gather_avx2(const uint8_t *const *rows, int32_t n_rows, size_t begin, size_t bytes,
+                            uint8_t *dst) {
+    for (int32_t i = 0; i < n_rows; i++, dst += bytes)
+        _mm256_storeu_si256((void *)dst, _mm256_loadu_si256((const void *)(rows[i] + begin)));
 }
 
 #endif
