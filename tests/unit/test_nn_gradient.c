@@ -292,6 +292,17 @@ static void test_shared(void **state) {
     check_finish(&c, NODE(&n, BB_OP_ADD, twice, NODE(&n, BB_OP_SUB, y, silu)));
 }
 
+/* One buffer is the gradient of two values, and one of them gets a second addend first. */
+static void test_shared_gradient(void **state) {
+    net n = net_create();
+    checker c = check_begin(&n);
+    int x = net_input(&n, BB_DTYPE_F32, DIMS(2, 3, 4, 4));
+    int u = NODE(&n, BB_OP_TANH, conv_node(&n, &c, x, 3, 5));
+    int v = NODE(&n, BB_OP_TANH, conv_node(&n, &c, x, 3, 5));
+    int w = NODE(&n, BB_OP_EXP, v);
+    check_finish(&c, NODE(&n, BB_OP_ADD, NODE(&n, BB_OP_ADD, u, v), w));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_conv),       cmocka_unit_test(test_conv_of_constant),
@@ -300,7 +311,7 @@ int main(void) {
         cmocka_unit_test(test_matmul),     cmocka_unit_test(test_pools),
         cmocka_unit_test(test_functions),  cmocka_unit_test(test_clip),
         cmocka_unit_test(test_binary),     cmocka_unit_test(test_both_broadcast),
-        cmocka_unit_test(test_shared),
+        cmocka_unit_test(test_shared),     cmocka_unit_test(test_shared_gradient),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
