@@ -14,8 +14,8 @@
  *     }
  *
  * Convolutions, BatchNormalization, pools, activations and sums stay in oneDNN's blocked layouts
- * between each other; parameters are reordered once per step. forward and backward allocate nothing
- * on the heap as long as every node has a builder of its own here.
+ * between each other; parameters are reordered once per step. All tensors lie in one block of
+ * memory that is allocated with the program.
  *
  * The graph must stay alive and unchanged. A node on a path from a differentiated value to an
  * output whose gradient is not known is an UNSUPPORTED error of bb_gradient_create that names it;
