@@ -50,7 +50,7 @@ static void store(void *user, int32_t y, int32_t x, int32_t n_pixels, int32_t c0
                 out[c] = 2 * acc[c] + border[c];
         else
             for (int32_t c = 0; c < n_channels; c++)
-                out[c] += 2 * acc[c] + border[c];
+                out[c] += 2 * acc[c];
     }
 }
 
