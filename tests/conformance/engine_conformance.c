@@ -3,9 +3,9 @@
  * Engine == plain integer arithmetic, bit for bit: every tensor and every accumulator of random
  * models, on every instruction set of this machine, with 1, 2 and 3 threads and little memory.
  *
- *     engine_conformance [--all] [--seed N] [--only M K]
+ *     engine_conformance [--all | --sample CONVS NETWORKS] [--seed N] [--only M K]
  *
- * Without --all a sample: 40 convolutions for each of the 64 pairs (M,K) and 300 networks.
+ * Without either: 40 convolutions for each of the 64 pairs (M,K) and 300 networks.
  */
 #include "bitbranch/engine.h"
 #include "cpu/cpu.h"
@@ -221,12 +221,16 @@ int main(int argc, char **argv) {
             networks = 10000;
         } else if (strcmp(argv[i], "--seed") == 0 && i + 1 < argc) {
             seed = strtoull(argv[++i], NULL, 10);
+        } else if (strcmp(argv[i], "--sample") == 0 && i + 2 < argc) {
+            convs = strtoull(argv[++i], NULL, 10);
+            networks = strtoull(argv[++i], NULL, 10);
         } else if (strcmp(argv[i], "--only") == 0 && i + 2 < argc) {
             only_m = (uint32_t)strtoul(argv[++i], NULL, 10);
             only_k = (uint32_t)strtoul(argv[++i], NULL, 10);
             networks = 0;
         } else {
-            fprintf(stderr, "usage: %s [--all] [--seed N] [--only M K]\n", argv[0]);
+            fprintf(stderr, "usage: %s [--all | --sample CONVS NETWORKS] [--seed N] [--only M K]\n",
+                    argv[0]);
             return 2;
         }
     }

@@ -89,6 +89,34 @@ static bool convolvable(const live *t) {
     return t->bits[0] <= 8 && t->bits[1] <= 8;
 }
 
+static int random_weights(network *w, const conv_shape *s, const live *x, bool second, use u[2],
+                          const bb_planes **weights) {
+    maker *m = &w->m;
+    const uint32_t planes = (uint32_t)random_between(m, 1, 8);
+    const bool native = random_chance(m, 80);
+    *weights = random_planes(m, (uint32_t)s->cout,
+                             (uint32_t)(s->geometry.kernel[0] * s->geometry.kernel[1]),
+                             (uint32_t)(s->cin / s->groups), planes, native);
+    struct conv_made *made = &w->convs[w->n_convs];
+    for (int p = 0; p < 2; p++) {
+        made->planes[p] = native ? (uint32_t)random_between(m, 1, planes) : planes;
+        u[p] = random_conv_use(*weights, x->bits[p], &(bb_conv_params){.planes = planes}, s->cout,
+                               second);
+    }
+    return w->n_convs++;
+}
+
+static void add_conv(network *w, const conv_shape *s, int conv, const bb_planes *weights, int n_in,
+                     const int *in, int n_out, const int *out) {
+    w->convs[conv].node = w->m.model->n_nodes;
+    bb_model_node *node = random_add_node(&w->m, BB_NODE_CONV, n_in, in, n_out, out);
+    node->geometry = s->geometry;
+    node->groups = (uint32_t)s->groups;
+    node->planes = weights;
+}
+
+static const bb_geometry pointwise = {{1, 1}, {1, 1}, {1, 1}, {0, 0}, {0, 0}, false, false};
+
 static bool append_conv(network *w) {
     maker *m = &w->m;
     const live *found = pick(w, false);
@@ -98,7 +126,7 @@ static bool append_conv(network *w) {
     conv_shape s = {.height = x.height, .width = x.width, .cin = x.channels};
     random_window(m, &s);
     if (x.vector)
-        s.geometry = (bb_geometry){{1, 1}, {1, 1}, {1, 1}, {0, 0}, {0, 0}, false, false};
+        s.geometry = pointwise;
     s.groups = random_chance(m, 25) ? x.channels : 1;
     s.cout = s.groups > 1 ? x.channels : (int)random_between(m, 1, 40);
     live y = x;
@@ -114,25 +142,69 @@ static bool append_conv(network *w) {
             t->channels == y.channels && t->vector == y.vector && random_chance(m, 50))
             in[n_in++] = t->tensor;
     }
-    const uint32_t planes = (uint32_t)random_between(m, 1, 8);
-    const bool native = random_chance(m, 80);
-    const bb_planes *weights =
-        random_planes(m, (uint32_t)s.cout, (uint32_t)(s.geometry.kernel[0] * s.geometry.kernel[1]),
-                      (uint32_t)(s.cin / s.groups), planes, native);
-    struct conv_made *made = &w->convs[w->n_convs++];
     use u[2];
-    for (int p = 0; p < 2; p++) {
-        made->planes[p] = native ? (uint32_t)random_between(m, 1, planes) : planes;
-        u[p] = random_conv_use(weights, x.bits[p], &(bb_conv_params){.planes = planes}, s.cout,
-                               n_in == 2);
-    }
+    const bb_planes *weights;
+    const int conv = random_weights(w, &s, &x, n_in == 2, u, &weights);
     for (int i = 0; i < n_out; i++)
         out[i] = make_output(w, with_random_bits(w, y, true), u, -1);
-    made->node = m->model->n_nodes;
-    bb_model_node *node = random_add_node(m, BB_NODE_CONV, n_in, in, n_out, out);
-    node->geometry = s.geometry;
-    node->groups = (uint32_t)s.groups;
-    node->planes = weights;
+    add_conv(w, &s, conv, weights, n_in, in, n_out, out);
+    return true;
+}
+
+/* Codes of x's size on the grid of `like` (NULL = a new one), by a pointwise convolution or a
+ * REQUANT. */
+static int add_branch(network *w, const live *x, const live *like, int *channels) {
+    maker *m = &w->m;
+    use u[2];
+    live y = with_random_bits(w, *x, false);
+    const int same_grid = like ? like->tensor : -1;
+    for (int p = 0; p < 2 && like; p++)
+        y.bits[p] = like->bits[p];
+    if (!convolvable(x) || w->n_convs == 64 || random_chance(m, 30)) {
+        level_uses(w, x, 1, false, u);
+        *channels = x->channels;
+        const int out = make_output(w, y, u, same_grid);
+        random_add_node(m, BB_NODE_REQUANT, 1, &x->tensor, 1, &out);
+        return out;
+    }
+    const conv_shape s = {.height = x->height,
+                          .width = x->width,
+                          .cin = x->channels,
+                          .cout = (int)random_between(m, 1, 40),
+                          .groups = 1,
+                          .geometry = pointwise};
+    const bb_planes *weights;
+    const int conv = random_weights(w, &s, x, false, u, &weights);
+    *channels = y.channels = s.cout;
+    const int out = make_output(w, y, u, same_grid);
+    add_conv(w, &s, conv, weights, 1, &x->tensor, 1, &out);
+    return out;
+}
+
+/* Two branches that only a CONCAT reads, sometimes beside one that it reads twice. */
+static bool append_join(network *w) {
+    maker *m = &w->m;
+    const live *found = pick(w, false);
+    int channels[3], in[4], n_in = 0;
+    if (!found || w->n_made > 240)
+        return false;
+    const live x = *found;
+    const int first = w->n;
+    in[n_in++] = add_branch(w, &x, NULL, &channels[0]);
+    const live a = w->tensors[first];
+    in[n_in++] = add_branch(w, &x, &a, &channels[1]);
+    live y = a;
+    y.channels = channels[0] + channels[1];
+    if (random_chance(m, 30)) {
+        in[n_in] = add_branch(w, &x, &a, &channels[2]);
+        in[n_in + 1] = in[n_in];
+        n_in += 2;
+        y.channels += 2 * channels[2];
+    }
+    if (random_chance(m, 70))
+        w->n = first; /* nobody else reads the branches */
+    const int out = make_output(w, y, NULL, in[0]);
+    random_add_node(m, BB_NODE_CONCAT, n_in, in, 1, &out);
     return true;
 }
 
@@ -360,9 +432,9 @@ static bool append_float(network *w) {
 }
 
 static void append_node(network *w) {
-    static bool (*const kinds[])(network *) = {append_conv,  append_conv,       append_elementwise,
-                                               append_pool,  append_copy,       append_quantize,
-                                               append_float, append_elementwise};
+    static bool (*const kinds[])(network *) = {append_conv,  append_conv,        append_elementwise,
+                                               append_pool,  append_copy,        append_quantize,
+                                               append_float, append_elementwise, append_join};
     while (!kinds[random_between(&w->m, 0, (int64_t)BB_COUNT(kinds) - 1)](w))
         ;
 }
