@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 MESON_FLAGS ?=
 
 .PHONY: all help deps demo check check-all check-peers check-sanitize check-arm check-format \
-	bench bench-gemm bench-networks bench-report train-cifar install clean format
+	bench bench-gemm bench-networks bench-train bench-report train-cifar install clean format
 all: $(BUILD)/build.ninja ## build the libraries and the command
 	ninja -C $(BUILD)
 
@@ -51,6 +51,9 @@ bench-gemm: all ## square products against naive float, OpenBLAS, oneDNN (build/
 bench-networks: all ## whole networks against ONNX Runtime (build/bench-networks.json; needs PyPI)
 	scripts/with-peers.sh $(BUILD) scripts/bench-networks.py --build $(BUILD) \
 		$(if $(ISA),--isa $(ISA))
+
+bench-train: all ## training steps beside PyTorch (python3-torch)
+	scripts/bench-train.py --build $(BUILD)
 
 bench-report: ## tables and plots of docs/benchmarks.md from the measured files
 	scripts/bench-report.py --build $(BUILD)
