@@ -172,9 +172,11 @@ static double cost(const bb_conv_desc *desc) {
     const double blocks =
         (double)desc->groups * ((desc->out_channels / desc->groups + BLOCK - 1) / BLOCK);
     const double steps = (double)route.segments * route.steps;
+    const double gather = route.gather ? pixels * (9 + 2.2 * desc->kernel[0]) : 0;
 
-    return tiles *
-           (blocks * (steps * (route.pixels == 1 ? 2.2 : 6.4) + 20) + 30 + 15 * route.segments);
+    return tiles * (blocks * (steps * (route.pixels == 1 ? 2.2 : 6.4) + 20) + 30 +
+                    15 * route.segments) +
+           gather;
 }
 
 static void put(const bb_conv_route *route, uint8_t *block, int32_t lane, int32_t segment,

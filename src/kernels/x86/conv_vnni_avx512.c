@@ -212,12 +212,13 @@ static double cost(const bb_conv_desc *desc) {
     const double blocks =
         (double)desc->groups * ((channels + route.block_channels - 1) / route.block_channels);
     const double steps = (double)route.segments * route.steps;
+    const double gather = route.gather ? pixels * (9 + 2.2 * desc->kernel[0]) : 0;
     const double step = route.pixels == 1            ? 4
                         : route.block_channels == 64 ? 12.6
                         : route.block_channels == 32 ? 6.4
                                                      : 4.4;
 
-    return tiles * (blocks * (steps * step + 60) + 15 * route.segments);
+    return tiles * (blocks * (steps * step + 60) + 15 * route.segments) + gather;
 }
 
 static void put(const bb_conv_route *route, uint8_t *block, int32_t lane, int32_t segment,
