@@ -153,6 +153,61 @@ INLINE quarters interleave_words(__m512i a, __m512i b) {
     return interleave(a, zero, b, zero);
 }
 
+INLINE quarters dot_words(quarters sum, quarters codes, const __m512i *w) {
+    for (int j = 0; j < QUARTERS; j++)
+        sum.q[j] = _mm512_dpwssd_epi32(sum.q[j], codes.q[j], w[j]);
+    return sum;
+}
+
+/** The codes of a 3x3 column: the upper two, and the lower one with nothing. */
+typedef struct word_column {
+    quarters upper, lower;
+} word_column;
+
+INLINE word_column column_words(const bb_depthwise_row *row, size_t at) {
+    at += (size_t)row->c0;
+    const __m512i a = load_transposed(row->taps[0] + at), b = load_transposed(row->taps[3] + at);
+    return (word_column){
+        interleave_words(a, b),
+        interleave_words(load_transposed(row->taps[6] + at), _mm512_setzero_si512())};
+}
+
+/** Adds a column's products for tap column kx. */
+INLINE quarters add_column(const bb_depthwise_row *row, quarters sum, const word_column *c,
+                           int kx) {
+    const __m512i *w = (const __m512i *)row->weights + (ptrdiff_t)2 * kx * QUARTERS;
+    return dot_words(dot_words(sum, c->upper, w), c->lower, w + QUARTERS);
+}
+
+/** As row_3x3. */
+VNNI static void row_words_3x3(const bb_depthwise_row *row) {
+    word_column c = column_words(row, 0);
+    quarters first = add_column(row, nothing(), &c, 0), second;
+    c = column_words(row, row->pixel);
+    second = add_column(row, first, &c, 1);
+    first = add_column(row, nothing(), &c, 0);
+    for (int32_t x = 0; x < row->desc->out_width; x++) {
+        c = column_words(row, (size_t)(x + 2) * row->pixel);
+        finish(row, x, add_column(row, second, &c, 2));
+        second = add_column(row, first, &c, 1);
+        first = add_column(row, nothing(), &c, 0);
+    }
+}
+
+/** As row_3x3_stride2. */
+VNNI static void row_words_3x3_stride2(const bb_depthwise_row *row) {
+    word_column c = column_words(row, 0);
+    quarters open = add_column(row, nothing(), &c, 0);
+    for (int32_t x = 0; x < row->desc->out_width; x++) {
+        const size_t at = (size_t)x * row->step + row->pixel;
+        c = column_words(row, at);
+        open = add_column(row, open, &c, 1);
+        c = column_words(row, at + row->pixel);
+        finish(row, x, add_column(row, open, &c, 2));
+        open = add_column(row, nothing(), &c, 0);
+    }
+}
+
 VNNI static void row_words(const bb_depthwise_row *row) {
     const int32_t taps = row->desc->kernel[0] * row->desc->kernel[1];
     size_t at = (size_t)row->c0;
@@ -162,8 +217,7 @@ VNNI static void row_words(const bb_depthwise_row *row) {
         for (int32_t t = 0; t < taps; t += 2, w += QUARTERS) {
             const quarters codes =
                 interleave_words(tap(row, t, taps, at), tap(row, t + 1, taps, at));
-            for (int j = 0; j < QUARTERS; j++)
-                sum.q[j] = _mm512_dpwssd_epi32(sum.q[j], codes.q[j], w[j]);
+            sum = dot_words(sum, codes, w);
         }
         finish(row, x, sum);
     }
@@ -199,6 +253,13 @@ static void put_words(const bb_conv_desc *desc, uint8_t *block, int32_t lane, in
     put_at(block, lane, t / 2, t % 2, 2, weight);
 }
 
+static void put_word_columns(const bb_conv_desc *desc, uint8_t *block, int32_t lane, int32_t t,
+                             int16_t weight) {
+    const int32_t y = t / 3, x = t % 3;
+    (void)desc;
+    put_at(block, lane, 2 * x + y / 2, y % 2, 2, weight);
+}
+
 static bool is_3x3(const bb_conv_desc *desc) {
     return desc->kernel[0] == 3 && desc->kernel[1] == 3 && desc->dilation[1] == 1 &&
            desc->stride[1] <= 2;
@@ -208,7 +269,11 @@ static bb_depthwise_route route_of(const bb_conv_desc *desc) {
     const int32_t taps = desc->kernel[0] * desc->kernel[1];
     int32_t groups = (taps + 3) / 4;
     bb_depthwise_route route = {.block = BLOCK, .row = row_bytes, .put = put_bytes};
-    if (desc->max_weight > 127) {
+    if (desc->max_weight > 127 && is_3x3(desc)) {
+        route.row = desc->stride[1] == 1 ? row_words_3x3 : row_words_3x3_stride2;
+        route.put = put_word_columns;
+        groups = 6;
+    } else if (desc->max_weight > 127) {
         route.row = row_words;
         route.put = put_words;
         groups = (taps + 1) / 2;
@@ -225,7 +290,7 @@ static double cost(const bb_conv_desc *desc) {
     const double blocks = (desc->out_channels + BLOCK - 1) / BLOCK;
     const double pixels = (double)desc->out_height * desc->out_width;
     const double groups = (double)route.block_bytes / (BLOCK * 4);
-    const double shared = route.row == row_3x3 ? 2.0 : route.row == row_3x3_stride2 ? 1.4 : 1.0;
+    const double shared = !is_3x3(desc) ? 1.0 : desc->stride[1] == 1 ? 2.0 : 1.4;
     return pixels * blocks * (groups * 7.0 / shared + 5);
 }
 
