@@ -112,6 +112,7 @@ static void bench_case(const conv_case *c, const char *name, const char *only, d
     const uint32_t cpu = bb_cpu_flags();
     const double macs = bb_conv_macs(&c->desc);
     const bb_conv_kernel *chosen = bb_conv_choose(&c->desc, cpu, NULL);
+    double best = 1e30, taken = 0;
     size_t n;
     const bb_conv_kernel *const *kernels = bb_conv_kernels(&n);
 
@@ -126,7 +127,12 @@ static void bench_case(const conv_case *c, const char *name, const char *only, d
                c->desc.activation_bits, kernels[i]->name, macs / cycles,
                kernels[i]->cost(&c->desc) / cycles, kernels[i] == chosen ? "  *" : "");
         fflush(stdout);
+        best = cycles < best ? cycles : best;
+        taken = kernels[i] == chosen ? cycles : taken;
     }
+    if (taken > 1.1 * best)
+        printf("%-17s w%ua%u a bad choice: %.2f times the best\n", name, c->desc.weight_bits,
+               c->desc.activation_bits, taken / best);
 }
 
 static void bench_shape_bits(const bench_shape *shape, uint32_t m, uint32_t k, const char *kernel,

@@ -330,7 +330,7 @@ static double cost(const bb_conv_desc *desc) {
     const double sums = route.halved ? 0.1 * desc->in_channels + 4 : 0;
 
     return tiles * route.points * (route.blocks * (2.1 * route.steps + 14) + 4 * vectors) +
-           sums * desc->in_height * desc->in_width + packed / 12;
+           sums * desc->in_height * desc->in_width + packed / 24;
 }
 
 const bb_conv_kernel bb_conv_winograd_avx512 = {.name = "conv_winograd_avx512",
