@@ -5,9 +5,9 @@
 #include <math.h>
 #include <string.h>
 
-/* Latent weights start where the float weights lie, but no nearer than this part of half a cell to
- * the border of the cell that the solver chose: a weight that the first small step can tip over is
- * no start, and one exactly in the middle has forgotten which way it leans. */
+/* Latent weights start where the float weights lie, but no further than this part of half a cell
+ * from the middle of the cell that the solver chose: the first small steps must not tip weights
+ * over, and one exactly in the middle has forgotten which way it leans. */
 static const float CELL_MARGIN = 0.5f;
 
 float *bb_student_constant(const bb_student *student, int value) {

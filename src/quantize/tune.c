@@ -5,7 +5,7 @@
 #include <string.h>
 
 static const float SMALLEST_STEP = 1e-8f;
-/* Spans of one kernel each cost as much as larger ones and learn less from each other. */
+/* No cut at a tensor so many times as large as one of the next two. */
 static const double NARROW = 2.0;
 /* Part of a training's steps in which its rate rises: Adam's first steps are of full size whatever
  * the gradients, and too many weights would change their codes at once. */
