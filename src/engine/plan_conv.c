@@ -97,17 +97,17 @@ static double largest_share(const bb_conv_desc *d, size_t blocks) {
  * Time until the last worker is done, in units of one output row over all channels. Every task
  * transforms its input rows, those of the halo included, for itself, and reads the weights of its
  * channels from beyond the first cache; a row's transformation was measured at about 6/channels of
- * its convolution, the weights at about as much as 9 pixels. The constant stands for starting a
- * task.
+ * its convolution, the weights (Winograd's, 2.8 bytes each) at about as much as 9 pixels. The
+ * constant stands for starting a task.
  */
 static double partition_cost(const bb_engine *engine, const bb_conv_desc *d, int32_t images,
-                             const partition *p) {
+                             double weight_bytes, const partition *p) {
     const size_t strips = ((size_t)d->out_height + (size_t)p->strip - 1) / (size_t)p->strip;
     const size_t tasks = strips * p->blocks * (size_t)images;
     const size_t rounds = (tasks + engine->threads - 1) / engine->threads;
     const double transformed = (double)p->strip + d->kernel[0] - 1;
     const double share = largest_share(d, p->blocks);
-    return (double)rounds * (((double)p->strip + 9.0 / d->out_width) * share +
+    return (double)rounds * (((double)p->strip + 3.2 * weight_bytes / d->out_width) * share +
                              transformed * 6.0 / d->out_channels + 0.15);
 }
 
@@ -118,13 +118,16 @@ static partition choose_partition(const bb_engine *engine, const bb_conv_desc *d
                                                           : engine->threads;
     const size_t rows_all = (size_t)d->out_height;
     const size_t most_strips = rows_all < 4 * engine->threads ? rows_all : 4 * engine->threads;
+    const bb_conv_kernel *kernel = bb_conv_choose(d, engine->cpu, engine->wanted_kernel);
+    const double weights = bb_conv_macs(d) / ((double)d->out_height * d->out_width);
+    const double weight_bytes = (double)kernel->packed_size(d) / weights; /* of each */
     partition best = {1, d->out_height};
-    double best_cost = partition_cost(engine, d, images, &best);
+    double best_cost = partition_cost(engine, d, images, weight_bytes, &best);
     for (size_t blocks = 1; engine->threads > 1 && blocks <= most_blocks; blocks++)
         for (size_t strips = 1; strips <= most_strips; strips++) {
             const size_t rows = (rows_all + strips - 1) / strips;
             const partition p = {blocks, (int32_t)rows};
-            const double cost = partition_cost(engine, d, images, &p);
+            const double cost = partition_cost(engine, d, images, weight_bytes, &p);
             if (cost < best_cost) {
                 best_cost = cost;
                 best = p;
