@@ -7,7 +7,9 @@ range and U8U8 static quantization), at 1 and 2 threads.
 
 Every contender is a process of its own that waits for its turn. A turn is a block of runs in a
 loop, about 25 ms long, after one untimed block that wakes its threads; a round is one turn each, so
-that noise on the machine hits all alike. Both engines spin or wait as they do by default.
+that noise on the machine hits all alike. Both engines spin or wait as they do by default, but a
+process is stopped until its turn: ONNX Runtime's threads spin on for tens of milliseconds, which
+would take a processor away from whoever comes next.
 --isa avx2 limits both sides to AVX2 (ONNX Runtime: see limit_cpuid.py). Writes
 BUILD/bench-networks[-avx2].json and prints a table. Needs the packages onnx and onnxruntime;
 `make bench-networks` runs it in a folder of its own.
@@ -17,6 +19,7 @@ import gzip
 import json
 import os
 import pathlib
+import signal
 import statistics
 import subprocess
 import sys
@@ -35,7 +38,6 @@ BITS = ["w8a8", "w4a4", "w2a2", "w1a2", "w1a1"]
 
 
 BLOCK_SECONDS = 0.025
-PAUSE_SECONDS = 0.005  # lets the threads of the contender before stop spinning
 
 
 def session_of(path, threads):
@@ -123,6 +125,7 @@ class Contender:
             sys.exit(f"{name} did not start: {command}")
         self.seconds = []
         self.runs = max(2, round(BLOCK_SECONDS / min(self.block(2) for _ in range(2))))
+        self.process.send_signal(signal.SIGSTOP)
 
     def block(self, runs):
         self.process.stdin.write(f"{runs}\n")
@@ -130,11 +133,13 @@ class Contender:
         return float(self.process.stdout.readline())
 
     def turn(self):
-        time.sleep(PAUSE_SECONDS)
+        self.process.send_signal(signal.SIGCONT)
         self.block(max(1, self.runs // 4))
         self.seconds.append(self.block(self.runs))
+        self.process.send_signal(signal.SIGSTOP)
 
     def close(self):
+        self.process.send_signal(signal.SIGCONT)
         self.process.stdin.close()
         self.process.wait()
 
