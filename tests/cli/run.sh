@@ -36,5 +36,6 @@ L
 sh -c '. "$0"; . "$1"' "$work/lib.sh" "$case" >"$work/stdout" 2>"$work/stderr"
 code=$?
 cat "$work/stderr" >&2
-[ $code = 0 ] || exit $code
+# A command may have failed without a word: what was printed before shows where.
+[ $code = 0 ] || { echo "exit $code after printing:" >&2; tail -n 5 "$work/stdout" >&2; exit $code; }
 diff -u "${case%.sh}.out" "$work/stdout"
