@@ -69,7 +69,8 @@ const bb_conv_kernel *const *bb_conv_kernels(size_t *n);
 const bb_conv_kernel *bb_conv_choose(const bb_conv_desc *desc, uint32_t cpu, const char *wanted);
 /**
  * cpu, or cpu without AVX-512 and AVX-VNNI if one of their kernels differs from the reference here:
- * few test machines have these sets, so every engine checks them once (about two milliseconds).
+ * few test machines have these sets, so the first engine of a process that may use them checks them
+ * (a few milliseconds). Any thread.
  */
 uint32_t bb_conv_trusted(uint32_t cpu);
 /** Multiply-accumulates of the layer, padded taps included. */
