@@ -324,7 +324,8 @@ static void test_model_computes_the_blocks(void **state) {
     make_fixture(&f);
     fill_profile(&f, &profiles[0], 4, 4);
     fill_profile(&f, &profiles[1], 2, 4);
-    bb_block_codes codes[2] = {{C1, 9, C0, 8, f.first.codes, NULL}, {C1, 9, C1, 4, f.second.codes, NULL}};
+    bb_block_codes codes[2] = {{C1, 9, C0, 8, f.first.codes, NULL},
+                               {C1, 9, C1, 4, f.second.codes, NULL}};
     ok(bb_lower_float(f.graph, &f.plan, codes, profiles, 2, NULL, &model, &err), &err);
     assert_int_equal(model->n_nodes, 2);
     assert_int_equal(model->nodes[0].n_out, 2);
@@ -376,7 +377,8 @@ static void test_tap_constants(void **state) {
     for (int i = 0; i < 9 * C1; i++)
         taps[i] = -0.5f * f.first.scale[i % C1] * (float)(i + 1);
     profile.blocks[0].tap_bias = taps;
-    bb_block_codes codes[2] = {{C1, 9, C0, 8, f.first.codes, NULL}, {C1, 9, C1, 4, f.second.codes, NULL}};
+    bb_block_codes codes[2] = {{C1, 9, C0, 8, f.first.codes, NULL},
+                               {C1, 9, C1, 4, f.second.codes, NULL}};
     ok(bb_lower_float(f.graph, &f.plan, codes, &profile, 1, NULL, &model, &err), &err);
     const int32_t *add = model->profiles[0].convs[0].tap_add;
     for (int i = 0; i < 9 * C1; i++)
@@ -394,7 +396,8 @@ static void test_profiles_must_agree(void **state) {
     fill_profile(&f, &profiles[0], 4, 4);
     fill_profile(&f, &profiles[1], 4, 4);
     profiles[1].blocks[1].in_grid[1] = 0;
-    bb_block_codes codes[2] = {{C1, 9, C0, 8, f.first.codes, NULL}, {C1, 9, C1, 4, f.second.codes, NULL}};
+    bb_block_codes codes[2] = {{C1, 9, C0, 8, f.first.codes, NULL},
+                               {C1, 9, C1, 4, f.second.codes, NULL}};
     assert_int_equal(bb_lower_float(f.graph, &f.plan, codes, profiles, 2, NULL, &model, &err),
                      BB_STATUS_INVALID_ARGUMENT);
     assert_int_equal(bb_lower_float(f.graph, &f.plan, codes, profiles, 0, NULL, &model, &err),
