@@ -27,7 +27,8 @@ check() {
     # shellcheck disable=SC2086 # lists of files and flags
     {
         $triplet-gcc $flags "$@" $core tests/kernel/kcheck.c tests/kernel/bench.c -lm -o "$out/kcheck"
-        $triplet-gcc $flags "$@" $core tests/kernel/code_check.c -lm -o "$out/code_check"
+        $triplet-gcc $flags "$@" $core tests/kernel/code_check.c tests/kernel/code_bench.c \
+            tests/kernel/bench.c -lm -o "$out/code_check"
         $triplet-gcc $flags "$@" $core tests/conformance/conformance.c -lm -o "$out/conformance"
         $qemu "$out/kcheck" --shapes "$shapes"
         BITBRANCH_CPU=neon $qemu "$out/kcheck" --shapes "$shapes"

@@ -103,8 +103,9 @@ int main(void) {
         cmocka_unit_test(environment_limits_flags),
         cmocka_unit_test(description_fits_its_buffer),
         cmocka_unit_test(chooser_obeys_flags_and_wish),
-        cmocka_unit_test(working_kernels_are_trusted),
+        /* in this order: what has agreed once is not checked again */
         cmocka_unit_test(new_sets_are_dropped_when_unchecked),
+        cmocka_unit_test(working_kernels_are_trusted),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
