@@ -15,8 +15,6 @@ typedef struct space {
                                       dense */
 } space;
 
-typedef enum arithmetic { ADD, SUB, MUL, DIV, MAXIMUM, MINIMUM } arithmetic;
-
 #define LOOPS(name, expression)                                                                    \
     BB_CLONES static void name(const float *a, size_t as, const float *b, size_t bs, float *y,     \
                                size_t n) {                                                         \
@@ -45,8 +43,9 @@ LOOPS(row_max, u > v ? u : v)
 LOOPS(row_min, u < v ? u : v)
 
 typedef void (*row_fn)(const float *a, size_t as, const float *b, size_t bs, float *y, size_t n);
-static const row_fn row_fns[] = {[ADD] = row_add, [SUB] = row_sub,     [MUL] = row_mul,
-                                 [DIV] = row_div, [MAXIMUM] = row_max, [MINIMUM] = row_min};
+static const row_fn row_fns[] = {
+    [BB_DN_ADD] = row_add, [BB_DN_SUB] = row_sub, [BB_DN_MUL] = row_mul,
+    [BB_DN_DIV] = row_div, [BB_DN_MAX] = row_max, [BB_DN_MIN] = row_min};
 
 /* Rows of the innermost axis: offsets of operand i in row r. */
 static size_t row_offset(const space *s, int i, size_t r) {
@@ -67,7 +66,7 @@ static size_t count_rows(const space *s) {
 
 typedef struct combine_state {
     space space;
-    arithmetic kind;
+    bb_dn_binary kind;
     void *const *data;
     size_t rows;
 } combine_state;
@@ -101,8 +100,8 @@ static bb_status run_combine(bb_executor *ex, const bb_nn_step *step, bb_error *
     return BB_STATUS_OK;
 }
 
-static bb_status emit_combine(bb_gradient *g, const bb_node *node, arithmetic kind, const space *sp,
-                              int y, int a, int b, bb_error *err) {
+static bb_status emit_combine(bb_gradient *g, const bb_node *node, bb_dn_binary kind,
+                              const space *sp, int y, int a, int b, bb_error *err) {
     combine_state *s = bb_grad_alloc(g, 1, sizeof(*s));
     bb_nn_arg args[3] = {{y, 0}, {a, 0}, {b, 0}};
     if (!s)
@@ -176,7 +175,7 @@ static void run_select(const bb_nn_step *step, size_t begin, size_t end) {
  * ------------------------------------------------------------------------------------ */
 
 typedef struct binary_state {
-    arithmetic kind;
+    bb_dn_binary kind;
     space space;
     const bb_dn_layout *layout;     /* of the result; NULL: row-major */
     const bb_dn_layout *operand[2]; /* layout each operand is read in; NULL: row-major */
@@ -184,32 +183,6 @@ typedef struct binary_state {
     int x[2], y;
     const bb_node *relu;
 } binary_state;
-
-static bool binary_kind(bb_op op, arithmetic *k) {
-    switch (op) {
-    case BB_OP_ADD:
-    case BB_OP_SUM:
-        *k = ADD;
-        return true;
-    case BB_OP_SUB:
-        *k = SUB;
-        return true;
-    case BB_OP_MUL:
-        *k = MUL;
-        return true;
-    case BB_OP_DIV:
-        *k = DIV;
-        return true;
-    case BB_OP_MAX:
-        *k = MAXIMUM;
-        return true;
-    case BB_OP_MIN:
-        *k = MINIMUM;
-        return true;
-    default:
-        return false;
-    }
-}
 
 static bool same_dims(const bb_nn_tensor *a, const bb_nn_tensor *b) {
     return a->rank == b->rank && memcmp(a->dims, b->dims, (size_t)a->rank * sizeof(*a->dims)) == 0;
@@ -355,8 +328,8 @@ static bb_status deliver(bb_gradient *g, const bb_node *node, const binary_state
 }
 
 /* full = dy (kind) operand `other`, or dy (kind) result where other < 0. */
-static bb_status times(bb_gradient *g, const bb_node *node, const binary_state *s, arithmetic kind,
-                       int dy, int other, int *full, bb_error *err) {
+static bb_status times(bb_gradient *g, const bb_node *node, const binary_state *s,
+                       bb_dn_binary kind, int dy, int other, int *full, bb_error *err) {
     space sp = s->space;
     size_t stride = 1;
     for (int d = sp.rank - 1; d >= 0; d--) {
@@ -367,7 +340,7 @@ static bb_status times(bb_gradient *g, const bb_node *node, const binary_state *
     BB_TRY(bb_nn_new_buffer(g->ex, s->result * sizeof(float), full, err));
     BB_TRY(emit_combine(g, node, kind, &sp, *full, dy, other < 0 ? s->y : s->x[other], err));
     /* A quotient of unused channels is not a number. */
-    return kind == DIV ? bb_grad_emit_clear(g, s->layout, *full, err) : BB_STATUS_OK;
+    return kind == BB_DN_DIV ? bb_grad_emit_clear(g, s->layout, *full, err) : BB_STATUS_OK;
 }
 
 static bb_status select_backward(bb_gradient *g, const bb_node *node, const binary_state *s, int i,
@@ -384,20 +357,20 @@ static bb_status operand_backward(bb_gradient *g, const bb_node *node, const bin
                                   int dy, bb_error *err) {
     int full = dy;
     switch (s->kind) {
-    case ADD:
+    case BB_DN_ADD:
         return deliver(g, node, s, i, dy, 1.0f, err);
-    case SUB:
+    case BB_DN_SUB:
         return deliver(g, node, s, i, dy, i == 0 ? 1.0f : -1.0f, err);
-    case MUL:
-        BB_TRY(times(g, node, s, MUL, dy, 1 - i, &full, err));
+    case BB_DN_MUL:
+        BB_TRY(times(g, node, s, BB_DN_MUL, dy, 1 - i, &full, err));
         return deliver(g, node, s, i, full, 1.0f, err);
-    case DIV: /* da = dy / b, db = -(dy * y) / b */
+    case BB_DN_DIV: /* da = dy / b, db = -(dy * y) / b */
         if (i == 1)
-            BB_TRY(times(g, node, s, MUL, dy, -1, &full, err));
-        BB_TRY(times(g, node, s, DIV, full, 1, &full, err));
+            BB_TRY(times(g, node, s, BB_DN_MUL, dy, -1, &full, err));
+        BB_TRY(times(g, node, s, BB_DN_DIV, full, 1, &full, err));
         return deliver(g, node, s, i, full, i == 0 ? 1.0f : -1.0f, err);
-    case MAXIMUM:
-    case MINIMUM:
+    case BB_DN_MAX:
+    case BB_DN_MIN:
         break;
     }
     return select_backward(g, node, s, i, dy, err);
@@ -435,7 +408,7 @@ static void run_add_relu(const bb_nn_step *step, size_t begin, size_t end) {
 
 static const bb_node *following_relu(bb_gradient *g, const bb_node *node, const binary_state *s) {
     int reader = bb_grad_only_reader(g, node->out[0]);
-    if (s->kind != ADD || is_broadcast(s, 0) || is_broadcast(s, 1) || s->space.rank != 1 ||
+    if (s->kind != BB_DN_ADD || is_broadcast(s, 0) || is_broadcast(s, 1) || s->space.rank != 1 ||
         reader < 0 || g->ex->built[reader] || g->ex->graph->nodes[reader].op != BB_OP_RELU)
         return NULL;
     g->ex->built[reader] = true;
@@ -447,8 +420,8 @@ static bb_status emit_forward(bb_gradient *g, const bb_node *node, binary_state 
     if (s->relu)
         return bb_grad_emit_range(g, node, run_add_relu, s->result, NULL, args, 3, err);
     BB_TRY(emit_combine(g, node, s->kind, &s->space, s->y, s->x[0], s->x[1], err));
-    bool zero =
-        s->kind == MUL || (is_broadcast(s, 0) || is_broadcast(s, 1) ? false : s->kind != DIV);
+    bool zero = s->kind == BB_DN_MUL ||
+                (is_broadcast(s, 0) || is_broadcast(s, 1) ? false : s->kind != BB_DN_DIV);
     return zero ? BB_STATUS_OK : bb_grad_emit_clear(g, s->layout, s->y, err);
 }
 
@@ -456,7 +429,7 @@ static bb_status emit_forward(bb_gradient *g, const bb_node *node, binary_state 
 static bb_status result_buffer(bb_gradient *g, const bb_node *node, binary_state *s,
                                bb_error *err) {
     for (int i = 0; i < 2; i++) {
-        bool free = (s->kind == ADD || s->kind == SUB) && !is_broadcast(s, i) &&
+        bool free = (s->kind == BB_DN_ADD || s->kind == BB_DN_SUB) && !is_broadcast(s, i) &&
                     g->ex->tensors[node->in[i]].forms->buffer == s->x[i] &&
                     bb_grad_may_overwrite(g, node->in[i]);
         s->y = s->x[i];
@@ -474,7 +447,7 @@ bb_status bb_grad_build_binary(bb_gradient *g, const bb_node *node, bb_error *er
     int rank;
     if (!s)
         return bb_fail_memory(err, "arithmetic");
-    if (node->n_in != 2 || !a || !b || !binary_kind(node->op, &s->kind) ||
+    if (node->n_in != 2 || !a || !b || !bb_nn_binary_kind(node->op, &s->kind) ||
         a->dtype != BB_DTYPE_F32 || b->dtype != BB_DTYPE_F32 || a->elements == 0 ||
         b->elements == 0 || !result_dims(g, node, dims, &rank))
         return bb_fail(err, BB_STATUS_UNSUPPORTED, "no gradient for these operands is known");
@@ -490,9 +463,9 @@ bb_status bb_grad_build_binary(bb_gradient *g, const bb_node *node, bb_error *er
     BB_TRY(bb_nn_store(ex, value, s->layout, s->y, err));
     if (s->relu)
         bb_nn_consume(ex, s->relu);
-    if (s->relu || s->kind >= DIV)
+    if (s->relu || s->kind >= BB_DN_DIV)
         bb_grad_save(g, value);
-    for (int i = 0; i < 2 && s->kind >= MUL; i++)
+    for (int i = 0; i < 2 && s->kind >= BB_DN_MUL; i++)
         bb_grad_save(g, node->in[i]);
     return bb_grad_push(g, node, backward, s, err);
 }

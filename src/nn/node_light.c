@@ -58,7 +58,7 @@ bb_status bb_nn_build_function(bb_executor *ex, const bb_node *node, bool *taken
 
 /* ---- two operands ---------------------------------------------------------------------------- */
 
-static bool binary_kind(bb_op op, bb_dn_binary *kind) {
+bool bb_nn_binary_kind(bb_op op, bb_dn_binary *kind) {
     switch (op) {
     case BB_OP_ADD:
     case BB_OP_SUM:
@@ -145,7 +145,7 @@ static bb_status emit_binary(bb_executor *ex, const bb_node *node, bb_dn_binary 
 bb_status bb_nn_build_binary(bb_executor *ex, const bb_node *node, bool *taken, bb_error *err) {
     bb_dn_binary kind;
     BB_TRY(bb_nn_build_function(ex, node, taken, err));
-    if (*taken || node->n_in != 2 || !binary_kind(node->op, &kind))
+    if (*taken || node->n_in != 2 || !bb_nn_binary_kind(node->op, &kind))
         return BB_STATUS_OK;
     const bb_nn_tensor *a = bb_nn_input(ex, node, 0), *b = bb_nn_input(ex, node, 1);
     if (!a || !b || a->dtype != BB_DTYPE_F32 || b->dtype != BB_DTYPE_F32 || a->elements == 0 ||

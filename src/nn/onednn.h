@@ -122,6 +122,7 @@ typedef struct bb_dn_pool {
     int64_t pad_begin[BB_DN_DIMS], pad_end[BB_DN_DIMS];
 } bb_dn_pool;
 
+/** Sums, then products, then the rest: gradients ask from which on operands are needed again. */
 typedef enum bb_dn_binary {
     BB_DN_ADD,
     BB_DN_SUB,

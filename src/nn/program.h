@@ -232,6 +232,8 @@ bb_status bb_nn_build_eval(bb_executor *ex, const bb_node *node, bb_error *err);
 bb_status bb_nn_build_fixed(bb_executor *ex, const bb_node *node, bb_error *err);
 /** Output is the input under other dims. */
 bb_status bb_nn_build_alias(bb_executor *ex, const bb_node *node, bb_error *err);
+/** The arithmetic of a node with two operands; false where it is none. */
+bool bb_nn_binary_kind(bb_op op, bb_dn_binary *kind);
 /* These keep oneDNN's layouts; *taken stays false where they leave the node to bb_nn_build_eval. */
 bb_status bb_nn_build_function(bb_executor *ex, const bb_node *node, bool *taken, bb_error *err);
 bb_status bb_nn_build_binary(bb_executor *ex, const bb_node *node, bool *taken, bb_error *err);
