@@ -154,6 +154,25 @@ static bb_status open_calibration(const quantize_arguments *a, const char *label
     return status;
 }
 
+static const char *const TUNE_STAGES[BB_TUNE_STAGES] = {"solved", "reconstructed", "distilled"};
+
+/** The stage whose result was kept: of least divergence, the first where several are. */
+static int kept_stage(const bb_quantize_report *report) {
+    int kept = BB_TUNE_SOLVED;
+    for (int i = kept + 1; i < BB_TUNE_STAGES; i++)
+        if (report->divergence[i] < report->divergence[kept])
+            kept = i;
+    return kept;
+}
+
+static void print_tuning(const bb_quantize_report *report) {
+    printf("divergence from the float network on %zu images held back:", report->judged_images);
+    for (int i = 0; i < BB_TUNE_STAGES; i++)
+        printf("%s %.4f %s%s", i ? "," : "", report->divergence[i], TUNE_STAGES[i],
+               i == kept_stage(report) ? " (kept)" : "");
+    printf("\n");
+}
+
 static void print_report(const bb_quantize_report *report, bool dry_run) {
     cli_table table;
     cli_table_init(&table, (const char *[]){"layer", "kind", "bits", ">MACs", ">parameters",
@@ -188,6 +207,16 @@ static void print_report(const bb_quantize_report *report, bool dry_run) {
                                    : 0.0,
            report->macs ? 100.0 * (double)report->integer_macs / (double)report->macs : 0.0,
            cli_count(report->macs));
+    if (report->judged_images)
+        print_tuning(report);
+}
+
+static json_t *tuning_json(const bb_quantize_report *report) {
+    json_t *o = json_pack("{s:I, s:s}", "images", (json_int_t)report->judged_images, "kept",
+                          TUNE_STAGES[kept_stage(report)]);
+    for (int i = 0; i < BB_TUNE_STAGES; i++)
+        json_object_set_new(o, TUNE_STAGES[i], json_real(report->divergence[i]));
+    return o;
 }
 
 static void print_report_json(const bb_quantize_report *report) {
@@ -209,6 +238,8 @@ static void print_report_json(const bb_quantize_report *report) {
                              (json_int_t)report->float32_bytes, "file_bytes",
                              (json_int_t)report->estimated_bytes, "macs", (json_int_t)report->macs,
                              "integer_macs", (json_int_t)report->integer_macs, "layers", rows);
+    if (report->judged_images)
+        json_object_set_new(root, "divergence", tuning_json(report));
     json_dumpf(root, stdout, JSON_INDENT(1) | JSON_PRESERVE_ORDER);
     putchar('\n');
     json_decref(root);

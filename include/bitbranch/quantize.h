@@ -64,10 +64,18 @@ typedef struct bb_quantize_row {
     const char *note; /**< why float, or NULL */
 } bb_quantize_row;
 
+/** Stages of BB_EFFORT_BEST. */
+enum { BB_TUNE_SOLVED, BB_TUNE_RECONSTRUCTED, BB_TUNE_DISTILLED, BB_TUNE_STAGES };
+
 typedef struct bb_quantize_report {
     size_t n_rows;
     bb_quantize_row *rows; /**< of the first profile */
     uint64_t float32_bytes, estimated_bytes, macs, integer_macs;
+    /** BB_EFFORT_BEST: calibration images held back to judge the training (0: none, nothing was
+     *  judged), and the divergence of the outputs from the float network's on them after each
+     *  stage. A stage that did not lower it was undone. */
+    size_t judged_images;
+    double divergence[BB_TUNE_STAGES];
     void *storage;
 } bb_quantize_report;
 BB_API void bb_quantize_report_free(bb_quantize_report *report);

@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Distillation of the whole network on the calibration images: the float network says what is
  * right, so images need no labels and may be turned and moved. */
-#include "nn/loss.h"
-#include "quantize/tune.h"
-#include <math.h>
+#include "quantize/judge.h"
 #include <string.h>
 
 enum { EPOCHS = 30, BATCH = 16 };
@@ -12,7 +10,6 @@ static const bb_tune_rates RATES = {0.005f, 0.001f, 0.001f, 0.001f};
 static const double SHIFT = 1.0 / 16;
 /* Of the errors between the spans beside that of the outputs. */
 static const double INNER_WEIGHT = 1.0;
-static const double TEMPERATURE = 1.0;
 
 typedef struct distillation {
     bb_student *s;
@@ -71,13 +68,6 @@ static void shuffle(distillation *d) {
 /* ---- one step -----------------------------------------------------------------------------------
  */
 
-static double mean_of_squares(const float *x, size_t n) {
-    double sum = 0.0;
-    for (size_t i = 0; i < n; i++)
-        sum += (double)x[i] * (double)x[i];
-    return n ? sum / (double)n : 0.0;
-}
-
 /** Reads one value of both networks and takes room for its gradient. */
 static bb_status read_pair(distillation *d, int value, int right, float **gradient, bb_array *is,
                            bb_array *want, size_t *n, bb_error *err) {
@@ -89,14 +79,6 @@ static bb_status read_pair(distillation *d, int value, int right, float **gradie
     return BB_STATUS_OK;
 }
 
-/** Squared error relative to the size of what is right. */
-static void add_square(const bb_array *is, const bb_array *want, size_t n, double weight,
-                       float *gradient) {
-    double size = mean_of_squares(want->data, n);
-    bb_loss_mean_square(is->data, want->data, n, weight / (size + 1e-12), gradient);
-}
-
-/** Class scores by divergence, other outputs by squared error. */
 static bb_status add_output(distillation *d, size_t output, float **gradient,
                             bb_gradient_seed *seed, bb_error *err) {
     bb_array is, want;
@@ -104,11 +86,7 @@ static bb_status add_output(distillation *d, size_t output, float **gradient,
     int value = bb_tuning_score(d->student.graph, d->student.graph->outputs[output]);
     int right = bb_tuning_score(d->teacher.graph, d->teacher.graph->outputs[output]);
     BB_TRY(read_pair(d, value, right, gradient, &is, &want, &n, err));
-    if (is.rank == 2 && is.dims[1] > 1)
-        bb_loss_distillation(is.data, want.data, d->batch, n / d->batch, TEMPERATURE, 1.0,
-                             *gradient);
-    else
-        add_square(&is, &want, n, 1.0, *gradient);
+    bb_judge_loss(&is, &want, *gradient);
     *seed = (bb_gradient_seed){value, *gradient};
     *gradient += n;
     return BB_STATUS_OK;
@@ -120,7 +98,7 @@ static bb_status add_inner(distillation *d, const bb_span *span, float **gradien
     bb_array is, want;
     size_t n;
     BB_TRY(read_pair(d, span->out, span->out, gradient, &is, &want, &n, err));
-    add_square(&is, &want, n, INNER_WEIGHT / (double)(d->n_spans - 1), *gradient);
+    bb_tuning_square(&is, &want, INNER_WEIGHT / (double)(d->n_spans - 1), *gradient);
     *seed = (bb_gradient_seed){span->out, *gradient};
     *gradient += n;
     return BB_STATUS_OK;

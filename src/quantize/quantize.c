@@ -5,6 +5,9 @@
 #include <cblas.h>
 #include <string.h>
 
+/* One in so many calibration images is held back for judging, but not more or fewer than these. */
+enum { HELD_SHARE = 8, HELD_LEAST = 8, HELD_MOST = 64 };
+
 void bb_quantize_options_init(bb_quantize_options *options) {
     static const bb_bits w8a8 = {8, 8};
     *options = (bb_quantize_options){
@@ -99,7 +102,7 @@ static void forget_inputs(bb_quantization *q, size_t b) {
             bb_store_free(q, p, block->in[i]);
 }
 
-static bb_status quantize_blocks(bb_quantization *q, bb_error *err) {
+bb_status bb_quantize_blocks(bb_quantization *q, bb_error *err) {
     for (size_t b = 0; b < q->plan.n; b++) {
         if (q->plan.blocks[b].kind == BB_BLOCK_CONV)
             BB_TRY(bb_quantize_layer(q, b, err));
@@ -111,6 +114,15 @@ static bb_status quantize_blocks(bb_quantization *q, bb_error *err) {
     return BB_STATUS_OK;
 }
 
+/** Part of the calibration images judges what training does to the network: nothing else may have
+ *  seen them. Few images say nothing. */
+static void hold_images_back(bb_quantization *q) {
+    if (!bb_quantize_can_tune(q) || q->count < HELD_LEAST * HELD_SHARE)
+        return;
+    q->held = q->count / HELD_SHARE < HELD_MOST ? q->count / HELD_SHARE : HELD_MOST;
+    q->count -= q->held;
+}
+
 static bb_status run(bb_quantization *q, bb_model **model, bb_quantize_report *report,
                      bb_error *err) {
     bool changed = false;
@@ -118,10 +130,10 @@ static bb_status run(bb_quantization *q, bb_model **model, bb_quantize_report *r
         BB_TRY(bb_quantize_equalize(q, &changed, err));
     if (changed)
         BB_TRY(bb_quantize_assign(q, err));
+    hold_images_back(q);
     BB_TRY(bb_quantize_calibrate(q, err));
-    BB_TRY(quantize_blocks(q, err));
-    if (q->options->effort == BB_EFFORT_BEST)
-        BB_TRY(bb_quantize_tune(q, err));
+    BB_TRY(bb_quantize_blocks(q, err));
+    BB_TRY(bb_quantize_tune(q, err));
     BB_TRY(bb_lower_float(q->graph, &q->plan, q->codes, q->profiles, q->n_profiles, q->options,
                           model, err));
     if (!report)

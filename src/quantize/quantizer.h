@@ -51,6 +51,7 @@ typedef struct bb_quantization {
     bb_calibration_fn calibration;
     void *user;
     size_t count;  /**< calibration images */
+    size_t held;   /**< images behind these that only judge what training does */
     size_t images; /**< of these, simulated */
     size_t n_profiles;
 
@@ -59,16 +60,17 @@ typedef struct bb_quantization {
     bool *observed; /**< [n_values]: goes into its class's histogram */
     bb_value_class *classes;
     size_t n_classes;
-    int *block_of;              /**< [n_values]: block that makes it, or -1 */
-    int *last_reader;           /**< [n_values]: last block that reads it, or -1 */
-    bool *simulated;            /**< [plan.n]: some CONV block depends on it */
-    bb_target *targets;         /**< [plan.n]; used where CONV */
-    bb_block_codes *codes;      /**< [plan.n] */
-    bb_profile_quant *profiles; /**< [n_profiles] */
-    bb_stored *stored;          /**< [n_profiles][n_values] */
-    float *sqnr;                /**< [plan.n], first profile */
-    float *rms;                 /**< [plan.n]: of the float results before the activation */
-    size_t steps, steps_done;   /**< for progress */
+    int *block_of;                     /**< [n_values]: block that makes it, or -1 */
+    int *last_reader;                  /**< [n_values]: last block that reads it, or -1 */
+    bool *simulated;                   /**< [plan.n]: some CONV block depends on it */
+    bb_target *targets;                /**< [plan.n]; used where CONV */
+    bb_block_codes *codes;             /**< [plan.n] */
+    bb_profile_quant *profiles;        /**< [n_profiles] */
+    bb_stored *stored;                 /**< [n_profiles][n_values] */
+    float *sqnr;                       /**< [plan.n], first profile */
+    float *rms;                        /**< [plan.n]: of the float results before the activation */
+    size_t steps, steps_done;          /**< for progress */
+    double divergence[BB_TUNE_STAGES]; /**< for the report */
 } bb_quantization;
 
 /* ---- quantize.c: begin and end ------------------------------------------------------------------
@@ -79,6 +81,8 @@ typedef struct bb_quantization {
 bb_status bb_quantize_open(bb_quantization *q, const bb_graph *graph,
                            const bb_quantize_options *options, bb_error *err);
 void bb_quantize_close(bb_quantization *q);
+/** Solves and simulates all blocks, in order. */
+bb_status bb_quantize_blocks(bb_quantization *q, bb_error *err);
 
 /* ---- assign.c: decisions that need no data ------------------------------------------------------
  */

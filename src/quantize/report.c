@@ -98,6 +98,8 @@ bb_status bb_quantize_fill_report(const bb_quantization *q, bb_quantize_report *
     bool ok = rows != NULL;
     *report = (bb_quantize_report){
         .rows = rows, .storage = arena, .float32_bytes = q->graph->parameter_bytes};
+    report->judged_images = q->held;
+    memcpy(report->divergence, q->divergence, sizeof report->divergence);
     report->estimated_bytes = NODE_BYTES * q->plan.n;
     for (size_t b = 0; ok && b < q->plan.n; b++) {
         bb_quantize_row *row = &rows[report->n_rows];

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "quantize/tune.h"
+#include "nn/loss.h"
+#include "quantize/judge.h"
 #include <float.h>
 #include <math.h>
 #include <string.h>
@@ -133,6 +135,17 @@ int bb_tuning_score(const bb_graph *graph, int output) {
     const bb_node *node = producer < 0 ? NULL : &graph->nodes[producer];
     return node && (node->op == BB_OP_SOFTMAX || node->op == BB_OP_LOG_SOFTMAX) ? node->in[0]
                                                                                 : output;
+}
+
+double bb_tuning_square(const bb_array *is, const bb_array *want, double weight, float *gradient) {
+    const float *w = want->data;
+    double size = 0.0;
+    size_t n = 1;
+    bb_dims_product(is->dims, (size_t)is->rank, &n);
+    for (size_t i = 0; i < n; i++)
+        size += (double)w[i] * (double)w[i];
+    size = n ? size / (double)n : 0.0;
+    return bb_loss_mean_square(is->data, w, n, weight / (size + 1e-12), gradient);
 }
 
 /* ---- parameters ---------------------------------------------------------------------------------
@@ -359,16 +372,22 @@ static bool worth_tuning(const bb_quantization *q) {
     return false;
 }
 
-static bb_status load_images(bb_quantization *q, float **images, bb_error *err) {
-    size_t n = bb_quantize_elements(q, q->graph->inputs[0]);
-    size_t most = IMAGE_BYTES / (n * sizeof **images + 1);
-    q->images = q->count < most ? q->count : most ? most : 1;
-    *images = bb_alloc_array(q->images, n * sizeof **images);
+bool bb_quantize_can_tune(const bb_quantization *q) {
+    /* Profiles share weight codes: what suits one would break the others. */
+    return q->options->effort == BB_EFFORT_BEST && q->n_profiles == 1 && q->plan.n > 0 &&
+           worth_tuning(q);
+}
+
+/** Images first .. first+n-1. */
+static bb_status load_images(bb_quantization *q, size_t first, size_t n, float **images,
+                             bb_error *err) {
+    size_t elements = bb_quantize_elements(q, q->graph->inputs[0]);
+    *images = bb_alloc_array(n + 1, elements * sizeof **images);
     if (!*images)
         return bb_fail_memory(err, "calibration images");
-    for (size_t i = 0; i < q->images; i++)
-        if (q->calibration(q->user, i, *images + i * n) != 0)
-            return bb_fail(err, BB_STATUS_CANCELLED, "calibration stopped at image %zu", i);
+    for (size_t i = 0; i < n; i++)
+        if (q->calibration(q->user, first + i, *images + i * elements) != 0)
+            return bb_fail(err, BB_STATUS_CANCELLED, "calibration stopped at image %zu", first + i);
     return BB_STATUS_OK;
 }
 
@@ -382,24 +401,49 @@ static void find_most_batch(bb_student *s) {
         s->most_batch = 1;
 }
 
-static bb_status tune(bb_student *s, float **images, bb_error *err) {
-    BB_TRY(load_images(s->q, images, err));
+bb_status bb_tune_phases(bb_student *s, const float *images, float *held_images, size_t held,
+                         const bb_tune_phase *phases, size_t n, double *found, bool *changed,
+                         bb_error *err) {
+    bb_judge judge;
+    BB_TRY(bb_judge_create(s, held_images, held, &judge, err));
+    bb_status status = BB_STATUS_OK;
+    found[0] = judge.divergence;
+    *changed = false;
+    for (size_t i = 0; i < n && status == BB_STATUS_OK; i++) {
+        bool better = false;
+        bb_student_settle(s);
+        status = phases[i].run(s, images, err);
+        if (status == BB_STATUS_OK)
+            status = bb_judge_decide(&judge, &found[i + 1], &better, err);
+        *changed |= better;
+    }
+    bb_judge_destroy(&judge);
+    return status;
+}
+
+static bb_status tune(bb_student *s, float **images, float **held_images, bb_error *err) {
+    static const bb_tune_phase phases[] = {{bb_reconstruct}, {bb_distill}};
+    bb_quantization *q = s->q;
+    size_t most = IMAGE_BYTES / (bb_quantize_elements(q, q->graph->inputs[0]) * sizeof(float) + 1);
+    bool changed;
+    q->images = q->count < most ? q->count : most ? most : 1;
+    BB_TRY(load_images(q, 0, q->images, images, err));
+    BB_TRY(load_images(q, q->count, q->held, held_images, err));
     find_most_batch(s);
-    BB_TRY(bb_reconstruct(s, *images, err));
-    bb_student_settle(s);
-    BB_TRY(bb_distill(s, *images, err));
-    return bb_student_take(s, err);
+    BB_TRY(
+        bb_tune_phases(s, *images, *held_images, q->held, phases, 2, q->divergence, &changed, err));
+    return changed ? bb_student_take(s, err) : BB_STATUS_OK;
 }
 
 bb_status bb_quantize_tune(bb_quantization *q, bb_error *err) {
     bb_student student;
-    float *images = NULL;
-    /* Profiles share weight codes: what suits one would break the others. */
-    if (q->n_profiles != 1 || q->plan.n == 0 || !worth_tuning(q))
+    float *images = NULL, *held_images = NULL;
+    if (!bb_quantize_can_tune(q))
         return BB_STATUS_OK;
     BB_TRY(bb_student_create(q, 0, &student, err));
-    bb_status status = tune(&student, &images, err);
+    bb_status status = tune(&student, &images, &held_images, err);
     bb_free(images);
+    bb_free(held_images);
     bb_student_destroy(&student);
     return status;
 }

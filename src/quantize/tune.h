@@ -43,6 +43,8 @@ size_t bb_tuning_batch(const bb_student *s, size_t wanted);
 void bb_tuning_close(bb_tuning *t);
 /** Runs the batch at x, [batch][elements of the input]. */
 bb_status bb_tuning_forward(bb_tuning *t, const float *x, bb_error *err);
+/** Squared error relative to the size of what is right; adds weight times its gradient. */
+double bb_tuning_square(const bb_array *is, const bb_array *want, double weight, float *gradient);
 /** The value that losses of an output look at: what goes into a final Softmax, else the output. */
 int bb_tuning_score(const bb_graph *graph, int output);
 /** Step i of n: along the gradients of the last backward run. */
@@ -57,7 +59,21 @@ bb_status bb_reconstruct(bb_student *s, const float *images, bb_error *err);
 /** The whole network: outputs like those of the float network. */
 bb_status bb_distill(bb_student *s, const float *images, bb_error *err);
 
-/** Both, on the first profile; the results replace what the solver found. */
+/** A stage of training on q->images images at `images`. */
+typedef struct bb_tune_phase {
+    bb_status (*run)(bb_student *s, const float *images, bb_error *err);
+} bb_tune_phase;
+/** Runs the phases; what one does to the student is undone where the network was nearer to the
+ * float network before, on the `held` images. found[0] is the divergence before the first phase,
+ * found[i] after phase i. `changed`: a phase helped. */
+bb_status bb_tune_phases(bb_student *s, const float *images, float *held_images, size_t held,
+                         const bb_tune_phase *phases, size_t n, double *found, bool *changed,
+                         bb_error *err);
+
+/** True where bb_quantize_tune will train. */
+bool bb_quantize_can_tune(const bb_quantization *q);
+/** Both, on the first profile; the results replace what the solver found where they are better on
+ *  the q->held calibration images behind the q->count that all else uses. */
 bb_status bb_quantize_tune(bb_quantization *q, bb_error *err);
 
 #endif

@@ -6,6 +6,7 @@
 #include "bitbranch/engine.h"
 #include "bitbranch/quantize.h"
 #include "graph/graph.h"
+#include "quantize/judge.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -214,6 +215,131 @@ static void test_effort_pays(void **state) {
     bb_graph_destroy(g);
 }
 
+/* ---- what --effort best keeps -------------------------------------------------------------------
+ */
+
+static void scale_gains(bb_student *s, float factor) {
+    for (size_t b = 0; b < s->q->plan.n; b++)
+        for (size_t r = 0; s->layers[b].gain >= 0 && r < s->q->targets[b].shape.rows; r++)
+            bb_student_constant(s, s->layers[b].gain)[r] *= factor;
+}
+
+/** A training that ruins the network. */
+static bb_status harm(bb_student *s, const float *images, bb_error *err) {
+    (void)images;
+    (void)err;
+    scale_gains(s, 0.25f);
+    for (size_t b = 0; b < s->q->plan.n; b++)
+        if (s->layers[b].bias >= 0)
+            bb_student_constant(s, s->layers[b].bias)[0] += 5.0f;
+    return BB_STATUS_OK;
+}
+
+/** A training that repairs what make_student did to it. */
+static bb_status repair(bb_student *s, const float *images, bb_error *err) {
+    (void)images;
+    (void)err;
+    scale_gains(s, 2.0f);
+    return BB_STATUS_OK;
+}
+
+static float *load(const bb_quantization *q, size_t first, size_t n) {
+    float *images = bb_alloc_array(n, PIXELS * sizeof *images);
+    assert_non_null(images);
+    for (size_t i = 0; i < n; i++)
+        assert_int_equal(q->calibration(q->user, first + i, images + i * PIXELS), 0);
+    return images;
+}
+
+/** A solved network as a student whose gains are half of what they should be. */
+static void make_student(const bb_graph *g, bb_quantize_options *o, bb_quantization *q,
+                         bb_student *s) {
+    assert_int_equal(bb_quantize_open(q, g, o, NULL), BB_STATUS_OK);
+    q->calibration = calibrate;
+    q->user = o;
+    q->count = IMAGES;
+    assert_int_equal(bb_quantize_calibrate(q, NULL), BB_STATUS_OK);
+    assert_int_equal(bb_quantize_blocks(q, NULL), BB_STATUS_OK);
+    assert_int_equal(bb_student_create(q, 0, s, NULL), BB_STATUS_OK);
+    scale_gains(s, 0.5f);
+}
+
+/** Gains and biases of all layers, one after the other. */
+static size_t read_numbers(const bb_student *s, float *numbers) {
+    size_t n = 0;
+    for (size_t b = 0; b < s->q->plan.n; b++)
+        for (size_t r = 0; s->layers[b].gain >= 0 && r < s->q->targets[b].shape.rows; r++) {
+            numbers[n++] = bb_student_constant(s, s->layers[b].gain)[r];
+            numbers[n++] = bb_student_constant(s, s->layers[b].bias)[r];
+        }
+    return n;
+}
+
+static void test_training_that_harms_is_undone(void **state) {
+    static const bb_bits w4a4 = {4, 4};
+    static const bb_tune_phase phases[] = {{harm}, {repair}, {harm}};
+    float before[256], after[256];
+    bb_graph *g = small_network();
+    bb_quantize_options o;
+    bb_quantization q;
+    bb_student s;
+    double found[4];
+    bool changed;
+    pixel_options(&o);
+    o.profiles = &w4a4;
+    o.effort = BB_EFFORT_BEST;
+    make_student(g, &o, &q, &s);
+    float *held = load(&q, IMAGES, 20);
+    size_t n = read_numbers(&s, before);
+    assert_true(n > 0 && n <= 256);
+
+    assert_int_equal(bb_tune_phases(&s, NULL, held, 20, phases, 1, found, &changed, NULL),
+                     BB_STATUS_OK);
+    assert_true(found[0] > 0.0 && found[1] > found[0]);
+    assert_false(changed);
+    read_numbers(&s, after);
+    assert_memory_equal(before, after, n * sizeof *before);
+
+    assert_int_equal(bb_tune_phases(&s, NULL, held, 20, phases, 3, found, &changed, NULL),
+                     BB_STATUS_OK);
+    assert_true(found[1] > found[0] && found[2] < found[0] && found[3] > found[2]);
+    assert_true(changed);
+    read_numbers(&s, after);
+    for (size_t i = 0; i < n; i += 2) {
+        assert_true(after[i] == 2.0f * before[i]);
+        assert_true(after[i + 1] == before[i + 1]);
+    }
+    bb_free(held);
+    bb_student_destroy(&s);
+    bb_quantize_close(&q);
+    bb_graph_destroy(g);
+}
+
+static void test_best_effort_says_what_it_kept(void **state) {
+    static const bb_bits w2a2 = {2, 2};
+    bb_graph *g = small_network();
+    bb_quantize_options o;
+    bb_quantize_report report;
+    bb_model *model;
+    pixel_options(&o);
+    o.profiles = &w2a2;
+    o.effort = BB_EFFORT_BEST;
+    assert_int_equal(bb_quantize(g, &o, calibrate, &o, MANY_IMAGES, &model, &report, NULL),
+                     BB_STATUS_OK);
+    assert_int_equal(report.judged_images, 50);
+    for (int i = 0; i < BB_TUNE_STAGES; i++)
+        assert_true(report.divergence[i] > 0.0);
+    bb_quantize_report_free(&report);
+    bb_model_destroy(model);
+    o.effort = BB_EFFORT_DEFAULT;
+    assert_int_equal(bb_quantize(g, &o, calibrate, &o, MANY_IMAGES, &model, &report, NULL),
+                     BB_STATUS_OK);
+    assert_int_equal(report.judged_images, 0);
+    bb_quantize_report_free(&report);
+    bb_model_destroy(model);
+    bb_graph_destroy(g);
+}
+
 static void save(const bb_model *model, char path[32]) {
     strcpy(path, "/tmp/bb_quantize_XXXXXX");
     int fd = mkstemp(path);
@@ -332,6 +458,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_models_follow_the_float_network),
         cmocka_unit_test(test_effort_pays),
+        cmocka_unit_test(test_training_that_harms_is_undone),
+        cmocka_unit_test(test_best_effort_says_what_it_kept),
         cmocka_unit_test(test_threads_give_the_same_file),
         cmocka_unit_test(test_plan_says_what_every_layer_gets),
         cmocka_unit_test(test_wrong_wishes_are_refused),
