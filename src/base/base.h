@@ -108,6 +108,8 @@ bb_status bb_output_open(const char *path, bb_output **out, bb_error *err);
 bb_status bb_output_write(bb_output *out, const void *data, size_t size, bb_error *err);
 bb_status bb_output_commit(bb_output *out, bb_error *err); /**< frees out, also on failure */
 void bb_output_abort(bb_output *out);                      /**< frees out; NULL is fine */
+/** Whether a file of this name is a temporary that a killed process left behind. */
+bool bb_output_is_temporary(const char *name);
 /** open + write + commit of one block. */
 bb_status bb_file_write(const char *path, const void *data, size_t size, bb_error *err);
 

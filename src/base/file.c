@@ -3,6 +3,7 @@
 #include "base/base.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,28 +60,65 @@ static void output_free(bb_output *out) {
     bb_free(out);
 }
 
+#define TEMPORARY_MARK ".tmp-" /* then PROCESS-NUMBER */
+
+bool bb_output_is_temporary(const char *name) {
+    static const char digits[] = "0123456789";
+    const char *mark = strstr(name, TEMPORARY_MARK);
+    if (!mark)
+        return false;
+    mark += strlen(TEMPORARY_MARK);
+    const size_t process = strspn(mark, digits);
+    const size_t number = mark[process] == '-' ? strspn(mark + process + 1, digits) : 0;
+    return process && number && mark[process + 1 + number] == '\0';
+}
+
+/* A new file beside `path`, open for writing with the permissions that the process gives new files
+ * (mkstemp would need the umask, which cannot be read without changing it for every thread). */
+static int create_beside(const char *path, char **temporary) {
+    static atomic_uint counter;
+    for (int tries = 0; tries < 100; tries++) {
+        bb_buffer name = {0};
+        bb_buffer_printf(&name, "%s" TEMPORARY_MARK "%ld-%u", path, (long)getpid(),
+                         atomic_fetch_add(&counter, 1));
+        if (name.failed) {
+            bb_buffer_free(&name);
+            errno = ENOMEM;
+            return -1;
+        }
+        int fd = open(name.data, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (fd >= 0) {
+            *temporary = name.data;
+            return fd;
+        }
+        int reason = errno; /* free may change it */
+        bb_buffer_free(&name);
+        errno = reason;
+        if (reason != EEXIST)
+            return -1;
+    }
+    return -1;
+}
+
 bb_status bb_output_open(const char *path, bb_output **result, bb_error *err) {
+    struct stat st;
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) /* rename would replace it, if it could */
+        return bb_fail(err, BB_STATUS_IO, "%s: not a regular file", path);
     bb_output *out = bb_calloc_array(1, sizeof(*out));
     if (!out)
         return bb_fail_memory(err, path);
-    bb_buffer name = {0};
-    bb_buffer_printf(&name, "%s.tmp-XXXXXX", path);
     out->path = bb_strdup(path);
-    if (name.failed || !out->path) {
-        bb_buffer_free(&name);
+    if (!out->path) {
         output_free(out);
         return bb_fail_memory(err, path);
     }
-    out->temporary = name.data;
-    int fd = mkstemp(out->temporary);
+    int fd = create_beside(path, &out->temporary);
     if (fd < 0) {
-        bb_status status = fail_errno(err, path, "create");
+        bb_status status =
+            errno == ENOMEM ? bb_fail_memory(err, path) : fail_errno(err, path, "create");
         output_free(out);
         return status;
     }
-    mode_t mask = umask(0);
-    umask(mask);
-    fchmod(fd, 0666 & ~mask);
     out->stream = fdopen(fd, "wb");
     if (!out->stream) {
         bb_status status = fail_errno(err, path, "open");

@@ -146,16 +146,10 @@ static bb_status make_folder(const char *path, bb_error *err) {
     return status;
 }
 
-/* Names of files that a killed run was writing end like that (bb_output). */
-static bool is_leftover(const char *name) {
-    const char *mark = strstr(name, ".tmp-");
-    return mark && strlen(mark) == strlen(".tmp-XXXXXX");
-}
-
 static void remove_leftovers(const bb_run *run) {
     DIR *folder = opendir(run->out);
     for (struct dirent *e; folder && (e = readdir(folder));)
-        if (is_leftover(e->d_name)) {
+        if (bb_output_is_temporary(e->d_name)) {
             const char *path = bb_run_path(run, e->d_name, "");
             if (path)
                 unlink(path);

@@ -4,6 +4,7 @@
 #include "base/affinity.h"
 #include "base/base.h"
 #include "base/pool.h"
+#include <dirent.h>
 #include <math.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -66,6 +67,48 @@ static void test_allocation_failure_is_injected(void **state) {
     bb_free(first);
 }
 
+static int temporaries(const char *folder) {
+    int n = 0;
+    DIR *dir = opendir(folder);
+    assert_non_null(dir);
+    for (struct dirent *e; (e = readdir(dir));)
+        n += bb_output_is_temporary(e->d_name);
+    closedir(dir);
+    return n;
+}
+
+static void test_names_of_temporaries(void **state) {
+    assert_true(bb_output_is_temporary("net.bbm.tmp-12-0"));
+    assert_false(bb_output_is_temporary("net.bbm"));
+    assert_false(bb_output_is_temporary("net.tmp-12"));
+    assert_false(bb_output_is_temporary("net.tmp-12-"));
+    assert_false(bb_output_is_temporary("net.tmp-12-0.bbm"));
+    assert_false(bb_output_is_temporary("net.tmp-mine-0"));
+}
+
+static void test_output_replaces_regular_files_only(void **state) {
+    bb_error err;
+    assert_int_equal(bb_file_write("/dev/null", "a", 1, &err), BB_STATUS_IO);
+    assert_string_equal(err.message, "/dev/null: not a regular file");
+    assert_int_equal(bb_file_write("/tmp", "a", 1, &err), BB_STATUS_IO);
+}
+
+/* Permissions are those of any new file of this process. */
+static void test_output_follows_umask(void **state) {
+    char dir[] = "/tmp/bb_base_XXXXXX", path[64];
+    struct stat st;
+    bb_error err;
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof(path), "%s/out", dir);
+    mode_t old = umask(027);
+    assert_int_equal(bb_file_write(path, "a", 1, &err), BB_STATUS_OK);
+    umask(old);
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0640);
+    unlink(path);
+    rmdir(dir);
+}
+
 static void test_output_is_atomic(void **state) {
     char dir[] = "/tmp/bb_base_XXXXXX", path[64];
     assert_non_null(mkdtemp(dir));
@@ -75,7 +118,9 @@ static void test_output_is_atomic(void **state) {
     bb_output *out;
     assert_int_equal(bb_output_open(path, &out, &err), BB_STATUS_OK);
     assert_int_equal(bb_output_write(out, "newer", 5, &err), BB_STATUS_OK);
+    assert_int_equal(temporaries(dir), 1); /* what a killed process would leave */
     bb_output_abort(out);
+    assert_int_equal(temporaries(dir), 0);
     bb_file file;
     assert_int_equal(bb_file_open(path, &file, &err), BB_STATUS_OK);
     assert_int_equal(file.size, 3);
@@ -246,6 +291,9 @@ int main(void) {
         cmocka_unit_test(test_arena_gives_zeroed_aligned_memory),
         cmocka_unit_test(test_allocation_failure_is_injected),
         cmocka_unit_test(test_output_is_atomic),
+        cmocka_unit_test(test_names_of_temporaries),
+        cmocka_unit_test(test_output_replaces_regular_files_only),
+        cmocka_unit_test(test_output_follows_umask),
         cmocka_unit_test(test_random_numbers_are_pinned),
         cmocka_unit_test(test_pool_runs_every_task_once),
         cmocka_unit_test(test_pool_loses_no_wake_up),
