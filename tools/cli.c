@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -27,6 +28,43 @@ int cli_failed(const char *verb, const bb_error *err) {
     fflush(stdout);
     fprintf(stderr, "bitbranch %s: %s\n", verb, err->message);
     return EXIT_FAILED;
+}
+
+bb_status cli_error(bb_error *err, bb_status status, const char *fmt, ...) {
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(err->message, sizeof(err->message), fmt, args);
+    va_end(args);
+    return err->status = status;
+}
+
+bb_status cli_check_output(const char *path, bb_error *err) {
+    const char *slash = strrchr(path, '/');
+    char folder[4096] = ".";
+    struct stat st;
+    if (slash && (size_t)snprintf(folder, sizeof(folder), "%.*s", (int)(slash - path + 1), path) >=
+                     sizeof(folder))
+        return cli_error(err, BB_STATUS_INVALID_ARGUMENT, "%s: path too long", path);
+    if (access(folder, W_OK | X_OK) != 0)
+        return cli_error(err, BB_STATUS_IO, "%s: cannot create: %s", path, strerror(errno));
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode))
+        return cli_error(err, BB_STATUS_IO, "%s: not a regular file", path);
+    return BB_STATUS_OK;
+}
+
+bb_status cli_make_folder(const char *path, bb_error *err) {
+    if (mkdir(path, 0777) != 0 && errno != EEXIST)
+        return cli_error(err, BB_STATUS_IO, "%s: cannot create folder: %s", path, strerror(errno));
+    return BB_STATUS_OK;
+}
+
+bb_status cli_print_json(json_t *root, bb_error *err) {
+    if (!root)
+        return cli_error(err, BB_STATUS_OUT_OF_MEMORY, "out of memory for the JSON output");
+    json_dumpf(root, stdout, JSON_INDENT(1) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(6));
+    putchar('\n'); /* whether all of it could be written is asked once, in main */
+    json_decref(root);
+    return BB_STATUS_OK;
 }
 
 double cli_seconds(void) {
@@ -143,7 +181,8 @@ static bool is_number(const char *arg) {
 }
 
 bool cli_parse(const cli_spec *spec, int argc, char **argv, cli_args *args) {
-    *args = (cli_args){0};
+    const char **positional = (const char **)argv + 2; /* never overtakes argv[i] */
+    *args = (cli_args){.positional = positional};
     bool options_end = false;
     for (int i = 2; i < argc; i++) {
         const char *arg = argv[i];
@@ -157,11 +196,11 @@ bool cli_parse(const cli_spec *spec, int argc, char **argv, cli_args *args) {
         } else if (!options_end && arg[0] == '-' && arg[1] != '\0' && !is_number(arg)) {
             if (!parse_option(spec, argc, argv, &i))
                 return false;
-        } else if (args->n == spec->max_positional || args->n == CLI_POSITIONAL_MAX) {
+        } else if (args->n == spec->max_positional) {
             cli_usage_error(spec->verb, "unexpected argument '%s'", arg);
             return false;
         } else {
-            args->positional[args->n++] = arg;
+            positional[args->n++] = arg;
         }
     }
     if (args->n < spec->min_positional) {

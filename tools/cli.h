@@ -4,6 +4,7 @@
 #define BB_TOOLS_CLI_H
 
 #include "bitbranch/status.h"
+#include <jansson.h>
 #include <stdbool.h>
 #include <stdio.h>
 
@@ -17,7 +18,7 @@ typedef enum cli_kind {
     CLI_LIST    /**< target: cli_list; may be repeated */
 } cli_kind;
 
-enum { CLI_LIST_MAX = 256, CLI_POSITIONAL_MAX = 256 };
+enum { CLI_LIST_MAX = 256 };
 
 typedef struct cli_list {
     size_t n;
@@ -34,6 +35,13 @@ typedef struct cli_option {
     size_t min, max; /**< CLI_UINT */
 } cli_option;
 
+/* clang-format off */
+/** The options -w and -a of every verb that runs or reads one profile of a .bbm. */
+#define CLI_PROFILE_OPTIONS(weight_bits, activation_bits) \
+    {"weights", 'w', CLI_UINT, weight_bits, "K", "profile's weight bits", 1, 8}, \
+    {"activations", 'a', CLI_UINT, activation_bits, "M", "profile's activation bits", 1, 8}
+/* clang-format on */
+
 /** One verb's command line. `options` ends with an entry whose name is NULL. */
 typedef struct cli_spec {
     const char *verb, *usage, *summary;
@@ -41,9 +49,10 @@ typedef struct cli_spec {
     size_t min_positional, max_positional;
 } cli_spec;
 
+/** The arguments that are no options, moved to the front of argv[2..]. */
 typedef struct cli_args {
     size_t n;
-    const char *positional[CLI_POSITIONAL_MAX];
+    const char *const *positional;
     bool help; /**< --help was asked for and printed: exit 0 */
 } cli_args;
 
@@ -53,6 +62,12 @@ bool cli_parse(const cli_spec *spec, int argc, char **argv, cli_args *args);
 int cli_usage_error(const char *verb, const char *fmt, ...);
 /** Prints "bitbranch VERB: message" of err and returns EXIT_FAILED. */
 int cli_failed(const char *verb, const bb_error *err);
+/** Fills err and returns `status`. */
+bb_status cli_error(bb_error *err, bb_status status, const char *fmt, ...);
+/** IO where no file can be created at `path`: asked before the work that would be lost. */
+bb_status cli_check_output(const char *path, bb_error *err);
+/** Makes the folder unless it is there. */
+bb_status cli_make_folder(const char *path, bb_error *err);
 /** One of the words in `choices` (NULL-terminated) -> its index; false after a message. */
 bool cli_choice(const char *verb, const char *option, const char *value, const char *const *choices,
                 int *index);
@@ -91,5 +106,8 @@ void cli_table_free(cli_table *table);
 const char *cli_bytes(unsigned long long bytes);
 /** "1.82 G", "41.3 M". */
 const char *cli_count(unsigned long long count);
+
+/** Prints one JSON object on stdout and releases it. root NULL is OUT_OF_MEMORY. */
+bb_status cli_print_json(json_t *root, bb_error *err);
 
 #endif

@@ -2,7 +2,6 @@
 #include "cli.h"
 #include "commands.h"
 #include "net.h"
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -56,11 +55,6 @@ static double clock_ghz(void) {
     return CHAIN / best * 1e-9;
 }
 
-static void fail_memory(bb_error *err) {
-    err->status = BB_STATUS_OUT_OF_MEMORY;
-    snprintf(err->message, sizeof(err->message), "out of memory for timings");
-}
-
 /* times[reps] of whole runs; node_ns[layers][reps] where the engine keeps them. */
 static bb_status time_runs(cli_net *net, const bench_arguments *a, size_t n_layers, double *times,
                            double *node_ns, bb_error *err) {
@@ -96,10 +90,8 @@ static bb_status measure(cli_net *net, const bench_arguments *a, bench_result *r
     double *times = calloc(reps, sizeof(*times));
     double *node_ns = calloc(n * reps + 1, sizeof(*node_ns));
     result->layers = calloc(n + 1, sizeof(*result->layers));
-    if (!times || !node_ns || !result->layers) {
-        fail_memory(err);
-        status = err->status;
-    }
+    if (!times || !node_ns || !result->layers)
+        status = cli_error(err, BB_STATUS_OUT_OF_MEMORY, "out of memory for timings");
     if (status == BB_STATUS_OK)
         status = time_runs(net, a, n, times, net->is_float ? NULL : node_ns, err);
     for (size_t i = 0; i < n && status == BB_STATUS_OK; i++) {
@@ -163,7 +155,8 @@ static json_t *tuned_json(const bb_plan_info *plan) {
     return times;
 }
 
-static void print_json(const cli_net *net, const bench_arguments *a, const bench_result *r) {
+static bb_status print_json(const cli_net *net, const bench_arguments *a, const bench_result *r,
+                            bb_error *err) {
     json_t *layers = json_array();
     for (size_t i = 0; i < r->n_layers; i++) {
         const layer_time *layer = &r->layers[i];
@@ -180,17 +173,13 @@ static void print_json(const cli_net *net, const bench_arguments *a, const bench
                   r->median_ms, "min_ms", r->min_ms, "threads", (json_int_t)a->net.threads, "reps",
                   (json_int_t)a->reps, "clock_ghz", r->clock_ghz, "cpu",
                   net->is_float ? "" : bb_engine_cpu(net->engine), "layers", layers);
-    json_dumpf(root, stdout, JSON_INDENT(1) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(6));
-    putchar('\n');
-    json_decref(root);
+    return cli_print_json(root, err);
 }
 
-static void print_result(const cli_net *net, const bench_arguments *a, const bench_result *r,
-                         cli_format format) {
-    if (format == CLI_JSON) {
-        print_json(net, a, r);
-        return;
-    }
+static bb_status print_result(const cli_net *net, const bench_arguments *a, const bench_result *r,
+                              cli_format format, bb_error *err) {
+    if (format == CLI_JSON)
+        return print_json(net, a, r, err);
     if (a->layers && !net->is_float) {
         print_layers(r, a, format);
         putchar('\n');
@@ -207,6 +196,7 @@ static void print_result(const cli_net *net, const bench_arguments *a, const ben
     cli_table_cell(&table, "%s", net->is_float ? "float" : bb_engine_cpu(net->engine));
     cli_table_print(&table, format, stdout);
     cli_table_free(&table);
+    return BB_STATUS_OK;
 }
 
 /* A large convolution left to the reference kernel on a machine with vector instructions is a
@@ -219,12 +209,11 @@ static bb_status check_kernels(const cli_net *net, const bench_result *r, bb_err
         const bb_plan_info *plan = &r->layers[i].plan;
         if (plan->macs <= BIG_MACS || !plan->kernel || !strstr(plan->kernel, "_ref"))
             continue;
-        snprintf(err->message, sizeof(err->message),
-                 "layer '%s' (%llu MACs) ran on the reference kernel %s although this machine has "
-                 "%s",
-                 plan->name, (unsigned long long)plan->macs, plan->kernel,
-                 bb_engine_cpu(net->engine));
-        return err->status = BB_STATUS_INTERNAL;
+        return cli_error(err, BB_STATUS_INTERNAL,
+                         "layer '%s' (%llu MACs) ran on the reference kernel %s although this "
+                         "machine has %s",
+                         plan->name, (unsigned long long)plan->macs, plan->kernel,
+                         bb_engine_cpu(net->engine));
     }
     return BB_STATUS_OK;
 }
@@ -242,17 +231,7 @@ int cmd_bench(int argc, char **argv) {
             {"reps", 'r', CLI_UINT, &a.reps, "N", "repetitions (30)", 1, 1000000},
             {"pause", 0, CLI_UINT, &a.pause_ms, "MS",
              "sleep before each repetition: single runs instead of a loop (0)", 0, 10000},
-            {"config", 0, CLI_STRING, &a.net.config, "FILE.json", "task config", 0, 0},
-            {"weights", 'w', CLI_UINT, &a.net.weight_bits, "K", "profile's weight bits", 1, 8},
-            {"activations", 'a', CLI_UINT, &a.net.activation_bits, "M", "profile's activation bits",
-             1, 8},
-            {"threads", 't', CLI_UINT, &a.net.threads, "N", "threads (1)", 1, 1024},
-            {"cpu", 0, CLI_STRING, &a.net.cpu, "NAME", "instruction set: ref, ssse3, avx2, ...", 0,
-             0},
-            {"tune", 0, CLI_FLAG, &a.net.tune, NULL, "measure each layer's kernels first (.bbm)", 0,
-             0},
-            {"kernel", 0, CLI_STRING, &a.net.kernel, "NAME",
-             "convolution kernel, wherever it can do the layer", 0, 0},
+            NET_OPTIONS(a.net),
             {"format", 'o', CLI_STRING, &a.format, "table|md|csv|json", "output format", 0, 0},
             {0}},
         1,
@@ -274,10 +253,10 @@ int cmd_bench(int argc, char **argv) {
         return cli_failed("bench", &err);
     net_fill_random(&net, 1); /* neither engine's time depends on the values */
     status = measure(&net, &a, &result, &err);
-    if (status == BB_STATUS_OK) {
-        print_result(&net, &a, &result, (cli_format)format);
+    if (status == BB_STATUS_OK)
+        status = print_result(&net, &a, &result, (cli_format)format, &err);
+    if (status == BB_STATUS_OK)
         status = check_kernels(&net, &result, &err);
-    }
     free(result.layers);
     net_close(&net);
     return status == BB_STATUS_OK ? EXIT_DONE : cli_failed("bench", &err);

@@ -3,7 +3,6 @@
 #include "commands.h"
 #include "net.h"
 #include <errno.h>
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,12 +29,7 @@ static bb_status classify(cli_net *net, const bb_image *image, size_t classes[TO
     double start = cli_seconds();
     status = net_run_prepared(net, err);
     *seconds += cli_seconds() - start;
-    if (status != BB_STATUS_OK)
-        return status;
-    size_t n = bb_classify_count(net->config, net->outputs[0].elements);
-    *top = n < TOP ? n : TOP;
-    bb_classify_top(net->config, net->outputs[0].data, net->outputs[0].elements, *top, classes);
-    return BB_STATUS_OK;
+    return status == BB_STATUS_OK ? net_classify(net, TOP, classes, top, err) : status;
 }
 
 static bb_status eval_image(cli_net *net, cli_net *reference, const bb_dataset *data, size_t i,
@@ -95,7 +89,8 @@ static json_t *paired_json(const bb_paired *p) {
                      "gained", (json_int_t)p->gained, "lost", (json_int_t)p->lost);
 }
 
-static void print_json(const cli_net *net, const bb_dataset *data, bool compared, const scores *s) {
+static bb_status print_json(const cli_net *net, const bb_dataset *data, bool compared,
+                            const scores *s, bb_error *err) {
     const bb_accuracy *a = &s->accuracy;
     json_t *root =
         json_pack("{s:s, s:s, s:s, s:I, s:f, s:f, s:f, s:f}", "task", "classify", "bits",
@@ -104,9 +99,7 @@ static void print_json(const cli_net *net, const bb_dataset *data, bool compared
                   "top1", percent(a->top1, a->images), "top5", percent(a->top5, a->images));
     if (compared)
         json_object_set_new(root, "reference", paired_json(&s->paired));
-    json_dumpf(root, stdout, JSON_INDENT(1) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(6));
-    putchar('\n');
-    json_decref(root);
+    return cli_print_json(root, err);
 }
 
 static bb_status open_data(const char *path, const eval_arguments *a, const cli_net *net,
@@ -129,20 +122,19 @@ static bb_status evaluate(cli_net *net, cli_net *reference, const bb_dataset *da
                           const char *predictions_path, scores *s, bb_error *err) {
     size_t n = bb_dataset_size(data);
     FILE *predictions = NULL;
-    if (predictions_path && !(predictions = fopen(predictions_path, "w"))) {
-        snprintf(err->message, sizeof(err->message), "%s: cannot create: %s", predictions_path,
-                 strerror(errno));
-        return err->status = BB_STATUS_IO;
-    }
+    if (predictions_path && !(predictions = fopen(predictions_path, "w")))
+        return cli_error(err, BB_STATUS_IO, "%s: cannot create: %s", predictions_path,
+                         strerror(errno));
     bb_status status = BB_STATUS_OK;
     for (size_t i = 0; i < n && status == BB_STATUS_OK; i++) {
         status = eval_image(net, reference, data, i, predictions, s, err);
         cli_progress(NULL, "evaluating", i + 1, n);
     }
-    if (predictions && fclose(predictions) != 0 && status == BB_STATUS_OK) {
-        snprintf(err->message, sizeof(err->message), "%s: cannot write", predictions_path);
-        status = err->status = BB_STATUS_IO;
-    }
+    bool written = !predictions || !ferror(predictions);
+    if (predictions && fclose(predictions) != 0)
+        written = false;
+    if (status == BB_STATUS_OK && !written)
+        return cli_error(err, BB_STATUS_IO, "%s: cannot write", predictions_path);
     return status;
 }
 
@@ -151,19 +143,18 @@ static bb_status run_eval(const cli_args *args, const eval_arguments *a, bool js
     bb_dataset *data = NULL;
     scores s = {0};
     bb_status status = net_open(args->positional[0], &a->net, &net, err);
-    if (status == BB_STATUS_OK && bb_config_task(net.config) != BB_TASK_CLASSIFY) {
-        snprintf(err->message, sizeof(err->message), "%s: only classification is evaluated so far",
-                 args->positional[0]);
-        status = err->status = BB_STATUS_UNSUPPORTED;
-    }
+    if (status == BB_STATUS_OK)
+        status = net_check_classifier(&net, args->positional[0], err);
     if (status == BB_STATUS_OK && a->reference)
         status = net_open(a->reference, &(net_options){.threads = a->net.threads}, &reference, err);
+    if (status == BB_STATUS_OK && a->reference)
+        status = net_check_classifier(&reference, a->reference, err);
     if (status == BB_STATUS_OK)
         status = open_data(args->positional[1], a, &net, &data, err);
     if (status == BB_STATUS_OK)
         status = evaluate(&net, a->reference ? &reference : NULL, data, a->predictions, &s, err);
     if (status == BB_STATUS_OK && json)
-        print_json(&net, data, a->reference != NULL, &s);
+        status = print_json(&net, data, a->reference != NULL, &s, err);
     if (status == BB_STATUS_OK && !json)
         print_scores(&net, data, a->reference != NULL, &s);
     bb_dataset_destroy(data);
@@ -180,20 +171,13 @@ int cmd_eval(int argc, char **argv) {
         "Measures accuracy on a labelled dataset: top-1 and top-5 for classifiers.",
         (cli_option[]){
             {"split", 0, CLI_STRING, &a.split, "NAME", "split of DATA (val, else test)", 0, 0},
-            {"limit", 0, CLI_UINT, &a.limit, "N", "only the first N images", 1, SIZE_MAX},
+            {"limit", 0, CLI_UINT, &a.limit, "N", "N images, spread evenly over the split", 1,
+             SIZE_MAX},
             {"reference", 'r', CLI_STRING, &a.reference, "MODEL",
              "also run this network on the same images and compare decisions", 0, 0},
             {"predictions", 0, CLI_STRING, &a.predictions, "FILE.csv",
              "write image, label, class of every image", 0, 0},
-            {"config", 0, CLI_STRING, &a.net.config, "FILE.json", "task config", 0, 0},
-            {"weights", 'w', CLI_UINT, &a.net.weight_bits, "K", "profile's weight bits", 1, 8},
-            {"activations", 'a', CLI_UINT, &a.net.activation_bits, "M", "profile's activation bits",
-             1, 8},
-            {"threads", 't', CLI_UINT, &a.net.threads, "N", "threads (1)", 1, 1024},
-            {"cpu", 0, CLI_STRING, &a.net.cpu, "NAME", "instruction set: ref, ssse3, avx2, ...", 0,
-             0},
-            {"tune", 0, CLI_FLAG, &a.net.tune, NULL, "measure each layer's kernels first (.bbm)", 0,
-             0},
+            NET_OPTIONS(a.net),
             {"format", 'o', CLI_STRING, &a.format, "table|json", "output format", 0, 0},
             {0}},
         2,

@@ -103,7 +103,7 @@ int cmd_explain(int argc, char **argv) {
                        {"activations", 'a', CLI_UINT, &m, "M", "activation bits", 1, 8},
                        {0}},
         0,
-        CLI_POSITIONAL_MAX};
+        SIZE_MAX};
     cli_args args;
     if (!cli_parse(&spec, argc, argv, &args))
         return EXIT_USAGE;

@@ -2,9 +2,8 @@
 #include "bitbranch/export.h"
 #include "cli.h"
 #include "commands.h"
-#include <errno.h>
+#include "net.h"
 #include <string.h>
-#include <sys/stat.h>
 
 /* OUTDIR/NAME.onnx, where NAME is the model file's name without its ending. */
 static bb_status output_path(const char *model, const char *folder, char *path, size_t size,
@@ -13,16 +12,9 @@ static bb_status output_path(const char *model, const char *folder, char *path, 
     size_t stem = strlen(name);
     if (stem > 4 && strcmp(name + stem - 4, ".bbm") == 0)
         stem -= 4;
-    if (mkdir(folder, 0777) != 0 && errno != EEXIST) {
-        snprintf(err->message, sizeof(err->message), "%s: cannot create folder: %s", folder,
-                 strerror(errno));
-        return err->status = BB_STATUS_IO;
-    }
-    if ((size_t)snprintf(path, size, "%s/%.*s.onnx", folder, (int)stem, name) >= size) {
-        snprintf(err->message, sizeof(err->message), "%s: path too long", folder);
-        return err->status = BB_STATUS_INVALID_ARGUMENT;
-    }
-    return BB_STATUS_OK;
+    if ((size_t)snprintf(path, size, "%s/%.*s.onnx", folder, (int)stem, name) >= size)
+        return cli_error(err, BB_STATUS_INVALID_ARGUMENT, "%s: path too long", folder);
+    return cli_make_folder(folder, err);
 }
 
 int cmd_export(int argc, char **argv) {
@@ -31,10 +23,7 @@ int cmd_export(int argc, char **argv) {
         "export",
         "qonnx MODEL.bbm OUTDIR [OPTIONS]",
         "Writes one profile of a model as a QONNX network; imported again it gives the same codes.",
-        (cli_option[]){{"weights", 'w', CLI_UINT, &weight_bits, "K", "profile's weight bits", 1, 8},
-                       {"activations", 'a', CLI_UINT, &activation_bits, "M",
-                        "profile's activation bits", 1, 8},
-                       {0}},
+        (cli_option[]){CLI_PROFILE_OPTIONS(&weight_bits, &activation_bits), {0}},
         3,
         3};
     cli_args args;
@@ -50,10 +39,8 @@ int cmd_export(int argc, char **argv) {
     bb_model *model = NULL;
     size_t profile;
     char path[4096];
-    bb_status status = bb_model_load(args.positional[1], &model, &err);
-    if (status == BB_STATUS_OK)
-        status = bb_model_select_profile(model, (uint32_t)weight_bits, (uint32_t)activation_bits,
-                                         &profile, &err);
+    bb_status status =
+        net_load_model(args.positional[1], weight_bits, activation_bits, &model, &profile, &err);
     if (status == BB_STATUS_OK)
         status = output_path(args.positional[1], args.positional[2], path, sizeof(path), &err);
     if (status == BB_STATUS_OK)

@@ -2,7 +2,6 @@
 #include "cli.h"
 #include "commands.h"
 #include "net.h"
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -101,10 +100,8 @@ static bb_status model_json(const bb_model *model, const bb_model_info *info, si
         (json_int_t)info->macs, "integer_macs", (json_int_t)info->integer_macs, "engine_bytes",
         (json_int_t)memory.engine_bytes, "context_bytes", (json_int_t)memory.context_bytes,
         "profiles", profiles, "layers", layers);
-    if (status == BB_STATUS_OK) {
-        json_dumpf(root, stdout, JSON_INDENT(1) | JSON_PRESERVE_ORDER);
-        putchar('\n');
-    }
+    if (status == BB_STATUS_OK)
+        return cli_print_json(root, err);
     json_decref(root);
     return status;
 }
@@ -166,12 +163,10 @@ static bb_status info_model(const char *path, const info_arguments *a, bool json
     bb_model_info info;
     size_t profile = 0;
     bb_model_info_init(&info);
-    bb_status status = bb_model_load(path, &model, err);
+    bb_status status =
+        net_load_model(path, a->weight_bits, a->activation_bits, &model, &profile, err);
     if (status == BB_STATUS_OK)
         status = bb_model_get_info(model, &info, err);
-    if (status == BB_STATUS_OK)
-        status = bb_model_select_profile(model, (uint32_t)a->weight_bits,
-                                         (uint32_t)a->activation_bits, &profile, err);
     if (status == BB_STATUS_OK) {
         bb_engine_options options;
         bb_engine_options_init(&options);
@@ -237,10 +232,8 @@ static bb_status graph_json(const bb_graph *graph, const bb_graph_info *info, bb
         json_pack("{s:s, s:i, s:b, s:I, s:I, s:o}", "name", info->name, "opset", info->opset,
                   "quantized", info->quantized, "float32_bytes", (json_int_t)info->float32_bytes,
                   "macs", (json_int_t)info->macs, "layers", layers);
-    if (status == BB_STATUS_OK) {
-        json_dumpf(root, stdout, JSON_INDENT(1) | JSON_PRESERVE_ORDER);
-        putchar('\n');
-    }
+    if (status == BB_STATUS_OK)
+        return cli_print_json(root, err);
     json_decref(root);
     return status;
 }
@@ -277,9 +270,7 @@ int cmd_info(int argc, char **argv) {
         (cli_option[]){
             {"layers", 'l', CLI_FLAG, &a.layers, NULL, "one line per layer", 0, 0},
             {"format", 'o', CLI_STRING, &a.format, "table|json", "output format", 0, 0},
-            {"weights", 'w', CLI_UINT, &a.weight_bits, "K", "profile with K weight bits", 1, 8},
-            {"activations", 'a', CLI_UINT, &a.activation_bits, "M",
-             "profile with M activation bits", 1, 8},
+            CLI_PROFILE_OPTIONS(&a.weight_bits, &a.activation_bits),
             {"threads", 't', CLI_UINT, &a.threads, "N", "plan for N threads (1)", 1, 1024},
             {"cpu", 0, CLI_STRING, &a.cpu, "NAME", "instruction set: ref, ssse3, avx2, ...", 0, 0},
             {0}},

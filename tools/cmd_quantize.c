@@ -3,7 +3,6 @@
 #include "cli.h"
 #include "commands.h"
 #include "net.h"
-#include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -132,11 +131,10 @@ static bb_status refuse_leak(const bb_dataset *dataset, const char *path, bb_err
     const char *split = bb_dataset_split(dataset);
     if (!split || (strcmp(split, "val") != 0 && strcmp(split, "test") != 0))
         return BB_STATUS_OK;
-    snprintf(err->message, sizeof(err->message),
-             "%s: split '%s' is for evaluation; calibrate on training images, or pass "
-             "--allow-leak",
-             path, split);
-    return err->status = BB_STATUS_INVALID_ARGUMENT;
+    return cli_error(err, BB_STATUS_INVALID_ARGUMENT,
+                     "%s: split '%s' is for evaluation; calibrate on training images, or pass "
+                     "--allow-leak",
+                     path, split);
 }
 
 static bb_status open_calibration(const quantize_arguments *a, const char *labels, calibration *c,
@@ -219,7 +217,7 @@ static json_t *tuning_json(const bb_quantize_report *report) {
     return o;
 }
 
-static void print_report_json(const bb_quantize_report *report) {
+static bb_status print_report_json(const bb_quantize_report *report, bb_error *err) {
     json_t *rows = json_array();
     for (size_t i = 0; i < report->n_rows; i++) {
         const bb_quantize_row *row = &report->rows[i];
@@ -240,9 +238,7 @@ static void print_report_json(const bb_quantize_report *report) {
                              "integer_macs", (json_int_t)report->integer_macs, "layers", rows);
     if (report->judged_images)
         json_object_set_new(root, "divergence", tuning_json(report));
-    json_dumpf(root, stdout, JSON_INDENT(1) | JSON_PRESERVE_ORDER);
-    putchar('\n');
-    json_decref(root);
+    return cli_print_json(root, err);
 }
 
 static bb_status make_model(const bb_graph *graph, const quantize_arguments *a,
@@ -269,19 +265,27 @@ static bb_status check_input(const bb_graph_info *info, const bb_config *config,
     for (int i = 0; i < 3; i++) {
         if (want[i] == have[i] || want[i] < 0)
             continue;
-        snprintf(err->message, sizeof(err->message),
-                 "%s: its input has %lldx%lldx%lld (CxHxW), its config says %dx%dx%d", path,
-                 (long long)want[0], (long long)want[1], (long long)want[2], channels, height,
-                 width);
-        return err->status = BB_STATUS_INVALID_ARGUMENT;
+        return cli_error(err, BB_STATUS_INVALID_ARGUMENT,
+                         "%s: its input has %lldx%lldx%lld (CxHxW), its config says %dx%dx%d", path,
+                         (long long)want[0], (long long)want[1], (long long)want[2], channels,
+                         height, width);
     }
     return BB_STATUS_OK;
 }
 
-static bool check_arguments(const quantize_arguments *a, const cli_args *args, bool low_bit) {
+/* What can be said before the network is read. */
+static bool check_paths(const quantize_arguments *a, const cli_args *args) {
     if (!a->dry_run && args->n < 2)
         cli_usage_error("quantize", "missing OUT.bbm (only --dry-run needs none)");
-    else if (low_bit && (a->weight_bits || a->activation_bits || a->profiles || a->bits.n))
+    else if (args->n > 1 && net_is_onnx(args->positional[1]))
+        cli_usage_error("quantize", "OUT.bbm is a model file, not '%s'", args->positional[1]);
+    else
+        return true;
+    return false;
+}
+
+static bool check_bits(const quantize_arguments *a, const cli_args *args, bool low_bit) {
+    if (low_bit && (a->weight_bits || a->activation_bits || a->profiles || a->bits.n))
         cli_usage_error("quantize",
                         "%s carries its own quantizers and is imported as it is; -w, "
                         "-a, --profiles and --bits do not apply",
@@ -293,57 +297,86 @@ static bool check_arguments(const quantize_arguments *a, const cli_args *args, b
     return false;
 }
 
+/* All that quantizing one network makes. */
+typedef struct job {
+    bb_graph *graph;
+    bb_graph_info info;
+    bb_config *config;
+    char *labels;
+    bb_model *model;
+    bb_quantize_report report;
+} job;
+
+static bb_status read_network(const quantize_arguments *a, const cli_args *args, job *j,
+                              bb_error *err) {
+    bb_status status = a->dry_run ? BB_STATUS_OK : cli_check_output(args->positional[1], err);
+    if (status == BB_STATUS_OK)
+        status = bb_import_onnx(args->positional[0], &j->graph, err);
+    if (status == BB_STATUS_OK && a->outputs.n)
+        status = bb_graph_extract(j->graph, NULL, 0, a->outputs.items, a->outputs.n, err);
+    bb_graph_info_init(&j->info);
+    if (status == BB_STATUS_OK)
+        status = bb_graph_get_info(j->graph, &j->info, err);
+    return status;
+}
+
+static bb_status read_config(const quantize_arguments *a, const cli_args *args, job *j,
+                             parsed_options *p, bb_error *err) {
+    bb_status status = net_load_config(args->positional[0], a->config, &j->config, err);
+    if (status == BB_STATUS_OK)
+        status = check_input(&j->info, j->config, args->positional[0], err);
+    if (status == BB_STATUS_OK)
+        status = net_read_labels(j->config, &j->labels, err);
+    if (status == BB_STATUS_OK)
+        use_config(j->config, j->labels, &p->q);
+    return status;
+}
+
+static bb_status do_work(const quantize_arguments *a, const parsed_options *p, const cli_args *args,
+                         job *j, bool json, bb_error *err) {
+    bb_status status;
+    if (j->info.quantized)
+        status = bb_import_quantized(j->graph, &p->q, &j->model, err);
+    else if (a->dry_run)
+        status = bb_quantize_plan(j->graph, &p->q, &j->report, err);
+    else
+        status = make_model(j->graph, a, p, j->config, &j->model, &j->report, err);
+    if (status == BB_STATUS_OK && !a->dry_run)
+        status = bb_model_save(j->model, args->positional[1], err);
+    if (status != BB_STATUS_OK)
+        return status;
+    if (j->info.quantized)
+        fprintf(stderr, "imported the network's own codes without loss\n");
+    if (!j->report.n_rows)
+        return BB_STATUS_OK;
+    if (json)
+        return print_report_json(&j->report, err);
+    print_report(&j->report, a->dry_run);
+    return BB_STATUS_OK;
+}
+
 static int quantize(const quantize_arguments *a, parsed_options *p, const cli_args *args,
                     bool json) {
-    bb_graph *graph = NULL;
-    bb_config *config = NULL;
-    bb_model *model = NULL;
-    bb_quantize_report report = {0};
-    bb_graph_info info;
-    char *labels = NULL;
+    job j = {0};
     bb_error err = {0};
-    bool usage_error = false;
-    bb_graph_info_init(&info);
-    bb_status status = bb_import_onnx(args->positional[0], &graph, &err);
-    if (status == BB_STATUS_OK && a->outputs.n)
-        status = bb_graph_extract(graph, NULL, 0, a->outputs.items, a->outputs.n, &err);
-    if (status == BB_STATUS_OK)
-        status = bb_graph_get_info(graph, &info, &err);
-    if (status == BB_STATUS_OK && !check_arguments(a, args, info.quantized))
-        usage_error = true;
-    if (status == BB_STATUS_OK && !usage_error)
-        status = net_load_config(args->positional[0], a->config, &config, &err);
-    if (status == BB_STATUS_OK && !usage_error)
-        status = check_input(&info, config, args->positional[0], &err);
-    if (status == BB_STATUS_OK && !usage_error)
-        status = net_read_labels(config, &labels, &err);
-    if (status == BB_STATUS_OK && !usage_error) {
-        use_config(config, labels, &p->q);
-        if (info.quantized)
-            status = bb_import_quantized(graph, &p->q, &model, &err);
-        else if (a->dry_run)
-            status = bb_quantize_plan(graph, &p->q, &report, &err);
-        else
-            status = make_model(graph, a, p, config, &model, &report, &err);
+    int code = EXIT_DONE;
+    bb_status status = read_network(a, args, &j, &err);
+    if (status == BB_STATUS_OK && !check_bits(a, args, j.info.quantized)) {
+        code = EXIT_USAGE;
+    } else {
+        if (status == BB_STATUS_OK)
+            status = read_config(a, args, &j, p, &err);
+        if (status == BB_STATUS_OK)
+            status = do_work(a, p, args, &j, json, &err);
+        if (status != BB_STATUS_OK)
+            code = cli_failed("quantize", &err);
     }
-    if (status == BB_STATUS_OK && model && !a->dry_run)
-        status = bb_model_save(model, args->positional[1], &err);
-    if (status == BB_STATUS_OK && !usage_error && report.n_rows) {
-        if (json)
-            print_report_json(&report);
-        else
-            print_report(&report, a->dry_run);
-    }
-    if (status == BB_STATUS_OK && !usage_error && info.quantized)
-        fprintf(stderr, "imported the network's own codes without loss\n");
-    bb_quantize_report_free(&report);
-    bb_model_destroy(model);
-    bb_config_destroy(config);
-    bb_graph_destroy(graph);
-    free(labels);
-    if (usage_error)
-        return EXIT_USAGE;
-    return status == BB_STATUS_OK ? EXIT_DONE : cli_failed("quantize", &err);
+    bb_quantize_report_free(&j.report);
+    bb_model_destroy(j.model);
+    bb_config_destroy(j.config);
+    bb_graph_destroy(j.graph);
+    free(j.labels);
+    return code;
 }
 
 int cmd_quantize(int argc, char **argv) {
@@ -398,7 +431,7 @@ int cmd_quantize(int argc, char **argv) {
         return EXIT_DONE;
     if (!cli_choice("quantize", "--format", a.format, (const char *[]){"table", "json", NULL},
                     &format) ||
-        !parse_options(&a, &p))
+        !parse_options(&a, &p) || !check_paths(&a, &args))
         return EXIT_USAGE;
     return quantize(&a, &p, &args, format == 1);
 }

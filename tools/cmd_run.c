@@ -2,10 +2,8 @@
 #include "cli.h"
 #include "commands.h"
 #include "net.h"
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 enum { MAX_TOP = 10, SHEET_TILES = 24, CAPTION_SIZE = 64 };
 
@@ -55,15 +53,14 @@ static bb_status run_image(cli_net *net, const run_arguments *a, const bb_datase
     bb_status status = bb_dataset_image(data, i, &image, err);
     if (status != BB_STATUS_OK)
         return status;
+    size_t classes[MAX_TOP], top;
     status = net_run(net, &image, err);
+    if (status == BB_STATUS_OK)
+        status = net_classify(net, a->top, classes, &top, err);
     if (status != BB_STATUS_OK) {
         bb_image_free(&image);
         return status;
     }
-    size_t classes[MAX_TOP];
-    size_t n = bb_classify_count(net->config, net->outputs[0].elements);
-    size_t top = a->top < n ? a->top : n;
-    bb_classify_top(net->config, net->outputs[0].data, net->outputs[0].elements, top, classes);
     print_classes(net, bb_dataset_name(data, i), classes, top);
     add_tile(net, &image, classes[0], bb_dataset_label(data, i), s);
     return BB_STATUS_OK;
@@ -91,13 +88,11 @@ static bb_status write_sheet(const run_arguments *a, const sheet *s, bb_error *e
     bb_image picture;
     for (size_t i = 0; i < s->n; i++)
         captions[i] = s->captions[i];
-    if ((mkdir(a->out, 0777) != 0 && errno != EEXIST) ||
-        (size_t)snprintf(path, sizeof(path), "%s/classes.png", a->out) >= sizeof(path)) {
-        snprintf(err->message, sizeof(err->message), "%s: cannot create folder: %s", a->out,
-                 strerror(errno));
-        return err->status = BB_STATUS_IO;
-    }
-    bb_status status = bb_draw_sheet(s->images, captions, s->good, s->n, &picture, err);
+    if ((size_t)snprintf(path, sizeof(path), "%s/classes.png", a->out) >= sizeof(path))
+        return cli_error(err, BB_STATUS_INVALID_ARGUMENT, "%s: path too long", a->out);
+    bb_status status = cli_make_folder(a->out, err);
+    if (status == BB_STATUS_OK)
+        status = bb_draw_sheet(s->images, captions, s->good, s->n, &picture, err);
     if (status != BB_STATUS_OK)
         return status;
     status = bb_image_write(path, &picture, err);
@@ -115,22 +110,14 @@ int cmd_run(int argc, char **argv) {
         "MODEL INPUT... [OPTIONS]",
         "Classifies images. INPUT is an image file, a folder of images, or a dataset.",
         (cli_option[]){
-            {"config", 0, CLI_STRING, &a.net.config, "FILE.json", "task config", 0, 0},
             {"out", 0, CLI_STRING, &a.out, "DIR", "write a picture of the classified images", 0, 0},
             {"top", 'k', CLI_UINT, &a.top, "N", "classes to print (3)", 1, MAX_TOP},
             {"split", 0, CLI_STRING, &a.split, "NAME", "split of a dataset", 0, 0},
             {"limit", 0, CLI_UINT, &a.limit, "N", "at most N images of each INPUT", 1, SIZE_MAX},
-            {"weights", 'w', CLI_UINT, &a.net.weight_bits, "K", "profile's weight bits", 1, 8},
-            {"activations", 'a', CLI_UINT, &a.net.activation_bits, "M", "profile's activation bits",
-             1, 8},
-            {"threads", 't', CLI_UINT, &a.net.threads, "N", "threads (1)", 1, 1024},
-            {"cpu", 0, CLI_STRING, &a.net.cpu, "NAME", "instruction set: ref, ssse3, avx2, ...", 0,
-             0},
-            {"tune", 0, CLI_FLAG, &a.net.tune, NULL, "measure each layer's kernels first (.bbm)", 0,
-             0},
+            NET_OPTIONS(a.net),
             {0}},
         2,
-        CLI_POSITIONAL_MAX};
+        SIZE_MAX};
     cli_args args;
     if (!cli_parse(&spec, argc, argv, &args))
         return EXIT_USAGE;
@@ -141,11 +128,7 @@ int cmd_run(int argc, char **argv) {
     bb_status status = net_open(args.positional[0], &a.net, &net, &err);
     if (status != BB_STATUS_OK)
         return cli_failed("run", &err);
-    if (bb_config_task(net.config) != BB_TASK_CLASSIFY) {
-        snprintf(err.message, sizeof(err.message), "%s: only classification can be run so far",
-                 args.positional[0]);
-        status = BB_STATUS_UNSUPPORTED;
-    }
+    status = net_check_classifier(&net, args.positional[0], &err);
     for (size_t i = 1; i < args.n && status == BB_STATUS_OK; i++)
         status = run_input(&net, &a, args.positional[i], &s, &err);
     if (status == BB_STATUS_OK && a.out)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "bitbranch/model.h"
 #include "cli.h"
 #include "commands.h"
+#include "net.h"
 
 int cmd_truncate(int argc, char **argv) {
     size_t weight_bits = 0, activation_bits = 0;
@@ -9,10 +9,7 @@ int cmd_truncate(int argc, char **argv) {
         "truncate",
         "IN.bbm OUT.bbm -w K -a M",
         "Keeps one profile of a model file and only the weight planes its layers use.",
-        (cli_option[]){
-            {"weights", 'w', CLI_UINT, &weight_bits, "K", "weight bits", 1, 8},
-            {"activations", 'a', CLI_UINT, &activation_bits, "M", "activation bits", 1, 8},
-            {0}},
+        (cli_option[]){CLI_PROFILE_OPTIONS(&weight_bits, &activation_bits), {0}},
         2,
         2};
     cli_args args;
@@ -25,10 +22,8 @@ int cmd_truncate(int argc, char **argv) {
     bb_error err = {0};
     bb_model *model = NULL, *result = NULL;
     size_t profile;
-    bb_status status = bb_model_load(args.positional[0], &model, &err);
-    if (status == BB_STATUS_OK)
-        status = bb_model_select_profile(model, (uint32_t)weight_bits, (uint32_t)activation_bits,
-                                         &profile, &err);
+    bb_status status =
+        net_load_model(args.positional[0], weight_bits, activation_bits, &model, &profile, &err);
     if (status == BB_STATUS_OK)
         status = bb_model_truncate(model, profile, &result, &err);
     if (status == BB_STATUS_OK)

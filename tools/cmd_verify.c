@@ -99,24 +99,19 @@ static void recording_free(recording *r) {
 }
 
 static bb_status mismatch(const record *item, const char *what, bb_error *err) {
-    snprintf(err->message, sizeof(err->message),
-             "layer '%s': %s of tensor '%s' differ between the engine and the reference",
-             item->node, what, item->tensor);
-    return err->status = BB_STATUS_INTERNAL;
+    return cli_error(err, BB_STATUS_INTERNAL,
+                     "layer '%s': %s of tensor '%s' differ between the engine and the reference",
+                     item->node, what, item->tensor);
 }
 
 /* Bit for bit, codes and accumulators alike. */
 static bb_status compare_recordings(const recording *engine, const recording *reference,
                                     bb_error *err) {
-    if (engine->out_of_memory || reference->out_of_memory) {
-        snprintf(err->message, sizeof(err->message), "out of memory for recorded tensors");
-        return err->status = BB_STATUS_OUT_OF_MEMORY;
-    }
-    if (engine->n != reference->n) {
-        snprintf(err->message, sizeof(err->message),
-                 "engine and reference made %zu and %zu tensors", engine->n, reference->n);
-        return err->status = BB_STATUS_INTERNAL;
-    }
+    if (engine->out_of_memory || reference->out_of_memory)
+        return cli_error(err, BB_STATUS_OUT_OF_MEMORY, "out of memory for recorded tensors");
+    if (engine->n != reference->n)
+        return cli_error(err, BB_STATUS_INTERNAL, "engine and reference made %zu and %zu tensors",
+                         engine->n, reference->n);
     for (size_t i = 0; i < engine->n; i++) {
         const record *a = &engine->items[i], *b = &reference->items[i];
         size_t n = elements(a->dims);
@@ -266,6 +261,7 @@ static bb_status verify(const cli_args *args, const verify_arguments *a, bb_erro
     net_options reference_options = a->net;
     reference_options.cpu = "ref";
     reference_options.kernel = NULL;
+    reference_options.tune = false;
     reference_options.threads = 1;
     bb_status status = net_open(args->positional[0], &a->net, &net, err);
     if (status == BB_STATUS_OK)
@@ -304,14 +300,7 @@ int cmd_verify(int argc, char **argv) {
             {"data", 0, CLI_STRING, &a.data, "DATA", "images (default: random pixels)", 0, 0},
             {"split", 0, CLI_STRING, &a.split, "NAME", "split of DATA", 0, 0},
             {"limit", 0, CLI_UINT, &a.limit, "N", "images (4)", 1, SIZE_MAX},
-            {"config", 0, CLI_STRING, &a.net.config, "FILE.json", "task config", 0, 0},
-            {"weights", 'w', CLI_UINT, &a.net.weight_bits, "K", "profile's weight bits", 1, 8},
-            {"activations", 'a', CLI_UINT, &a.net.activation_bits, "M", "profile's activation bits",
-             1, 8},
-            {"threads", 't', CLI_UINT, &a.net.threads, "N", "threads (1)", 1, 1024},
-            {"cpu", 0, CLI_STRING, &a.net.cpu, "NAME", "instruction set: ref, ssse3, avx2, ...", 0,
-             0},
-            {"kernel", 0, CLI_STRING, &a.net.kernel, "NAME", "convolution kernel", 0, 0},
+            NET_OPTIONS(a.net),
             {0}},
         1,
         2};

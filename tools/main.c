@@ -2,6 +2,7 @@
 /* bitbranch: one command, one verb a file (cmd_VERB.c), public API only. */
 #include "cli.h"
 #include "commands.h"
+#include <errno.h>
 #include <string.h>
 
 static const struct {
@@ -35,19 +36,27 @@ static void print_usage(FILE *out) {
           out);
 }
 
+/* Output that did not arrive (full disk, closed pipe) is failed work. */
+static int finish(int code) {
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return code;
+    fprintf(stderr, "bitbranch: cannot write the output: %s\n", strerror(errno));
+    return code == EXIT_DONE ? EXIT_FAILED : code;
+}
+
 int main(int argc, char **argv) {
     const char *verb = argc > 1 ? argv[1] : "";
     if (strcmp(verb, "--version") == 0) {
         printf("bitbranch %s\n", bb_version());
-        return EXIT_DONE;
+        return finish(EXIT_DONE);
     }
     if (strcmp(verb, "--help") == 0 || strcmp(verb, "-h") == 0 || strcmp(verb, "help") == 0) {
         print_usage(stdout);
-        return EXIT_DONE;
+        return finish(EXIT_DONE);
     }
     for (size_t i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++)
         if (strcmp(verb, verbs[i].verb) == 0)
-            return verbs[i].run(argc, argv);
+            return finish(verbs[i].run(argc, argv));
     if (argc < 2) {
         print_usage(stderr);
         return EXIT_USAGE;

@@ -6,14 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bb_status fail(bb_error *err, bb_status status, const char *fmt, ...) {
-    va_list args;
-    va_start(args, fmt);
-    vsnprintf(err->message, sizeof(err->message), fmt, args);
-    va_end(args);
-    return err->status = status;
-}
-
 static bool ends_with(const char *text, const char *end) {
     size_t n = strlen(text), m = strlen(end);
     return n >= m && strcmp(text + n - m, end) == 0;
@@ -27,7 +19,7 @@ bool net_is_onnx(const char *path) {
 static bb_status sibling_config(const char *model_path, char *path, size_t size, bb_error *err) {
     size_t stem = strlen(model_path) - strlen(ends_with(model_path, ".gz") ? ".onnx.gz" : ".onnx");
     if (stem + sizeof(".json") > size)
-        return fail(err, BB_STATUS_INVALID_ARGUMENT, "%s: path too long", model_path);
+        return cli_error(err, BB_STATUS_INVALID_ARGUMENT, "%s: path too long", model_path);
     memcpy(path, model_path, stem);
     strcpy(path + stem, ".json");
     return BB_STATUS_OK;
@@ -58,7 +50,8 @@ bb_status net_read_labels(const bb_config *config, char **text, bb_error *err) {
         return status;
     *text = copy_text(labels);
     bb_text_free(labels);
-    return *text ? BB_STATUS_OK : fail(err, BB_STATUS_OUT_OF_MEMORY, "out of memory for labels");
+    return *text ? BB_STATUS_OK
+                 : cli_error(err, BB_STATUS_OUT_OF_MEMORY, "out of memory for labels");
 }
 
 /* Splits labels_text at newlines, in place. */
@@ -70,7 +63,7 @@ static bb_status split_labels(cli_net *net, bb_error *err) {
         n += *p == '\n';
     net->labels = malloc(n * sizeof(*net->labels));
     if (!net->labels)
-        return fail(err, BB_STATUS_OUT_OF_MEMORY, "out of memory for labels");
+        return cli_error(err, BB_STATUS_OUT_OF_MEMORY, "out of memory for labels");
     for (char *line = net->labels_text; line && *line;) {
         char *next = strchr(line, '\n');
         if (next)
@@ -100,7 +93,7 @@ static bb_status open_float(const char *path, const net_options *options, cli_ne
         return status;
     net->n_outputs = bb_float_net_outputs(net->float_net);
     net->outputs = calloc(net->n_outputs, sizeof(*net->outputs));
-    return net->outputs ? BB_STATUS_OK : fail(err, BB_STATUS_OUT_OF_MEMORY, "out of memory");
+    return net->outputs ? BB_STATUS_OK : cli_error(err, BB_STATUS_OUT_OF_MEMORY, "out of memory");
 }
 
 static bb_status engine_outputs(cli_net *net, bb_error *err) {
@@ -108,7 +101,7 @@ static bb_status engine_outputs(cli_net *net, bb_error *err) {
     net->outputs = calloc(net->n_outputs, sizeof(*net->outputs));
     net->raw_outputs = calloc(net->n_outputs, sizeof(*net->raw_outputs));
     if (!net->outputs || !net->raw_outputs)
-        return fail(err, BB_STATUS_OUT_OF_MEMORY, "out of memory");
+        return cli_error(err, BB_STATUS_OUT_OF_MEMORY, "out of memory");
     for (size_t i = 0; i < net->n_outputs; i++) {
         bb_tensor_desc desc;
         bb_status status = bb_engine_output(net->engine, i, &desc, err);
@@ -122,7 +115,7 @@ static bb_status engine_outputs(cli_net *net, bb_error *err) {
         out->data = malloc(out->elements * sizeof(float));
         net->raw_outputs[i] = malloc(desc.bytes);
         if (!out->data || !net->raw_outputs[i])
-            return fail(err, BB_STATUS_OUT_OF_MEMORY, "out of memory");
+            return cli_error(err, BB_STATUS_OUT_OF_MEMORY, "out of memory");
     }
     return BB_STATUS_OK;
 }
@@ -133,13 +126,26 @@ static bool takes_pixels(const bb_tensor_desc *input) {
            input->scale > 0.49999f && input->scale < 0.50001f;
 }
 
-static bb_status open_engine(const char *path, const net_options *options, cli_net *net,
-                             bb_error *err) {
-    bb_status status = bb_model_load(path, &net->model, err);
+bb_status net_load_model(const char *path, size_t weight_bits, size_t activation_bits,
+                         bb_model **model, size_t *profile, bb_error *err) {
+    *model = NULL;
+    bb_status status = bb_model_load(path, model, err);
     if (status != BB_STATUS_OK)
         return status;
-    status = bb_model_select_profile(net->model, (uint32_t)options->weight_bits,
-                                     (uint32_t)options->activation_bits, &net->profile, err);
+    bb_error reason;
+    status = bb_model_select_profile(*model, (uint32_t)weight_bits, (uint32_t)activation_bits,
+                                     profile, &reason);
+    if (status == BB_STATUS_OK)
+        return status;
+    bb_model_destroy(*model);
+    *model = NULL;
+    return cli_error(err, status, "%s: %.400s", path, reason.message);
+}
+
+static bb_status open_engine(const char *path, const net_options *options, cli_net *net,
+                             bb_error *err) {
+    bb_status status = net_load_model(path, options->weight_bits, options->activation_bits,
+                                      &net->model, &net->profile, err);
     if (status != BB_STATUS_OK)
         return status;
     bb_model_info info;
@@ -152,8 +158,8 @@ static bb_status open_engine(const char *path, const net_options *options, cli_n
     else if (info.config_json)
         status = bb_config_parse(info.config_json, path, &net->config, err);
     else
-        status = fail(err, BB_STATUS_NOT_FOUND,
-                      "%s: holds no task config; give one with --config FILE.json", path);
+        status = cli_error(err, BB_STATUS_NOT_FOUND,
+                           "%s: holds no task config; give one with --config FILE.json", path);
     if (status != BB_STATUS_OK)
         return status;
     bb_config_input(net->config, &net->channels, &net->height, &net->width);
@@ -183,9 +189,11 @@ static bb_status open_engine(const char *path, const net_options *options, cli_n
 bb_status net_open(const char *path, const net_options *options, cli_net *net, bb_error *err) {
     memset(net, 0, sizeof(*net));
     net->is_float = net_is_onnx(path);
-    if (net->is_float && (options->weight_bits || options->activation_bits))
-        return fail(err, BB_STATUS_INVALID_ARGUMENT,
-                    "%s runs in float; -w and -a select a profile of a .bbm file", path);
+    if (net->is_float && (options->weight_bits || options->activation_bits || options->cpu ||
+                          options->kernel || options->tune))
+        return cli_error(err, BB_STATUS_INVALID_ARGUMENT,
+                         "%s runs in float; -w, -a, --cpu, --kernel and --tune are for .bbm files",
+                         path);
     bb_status status =
         net->is_float ? open_float(path, options, net, err) : open_engine(path, options, net, err);
     if (status == BB_STATUS_OK)
@@ -199,7 +207,7 @@ bb_status net_open(const char *path, const net_options *options, cli_net *net, b
     net->nchw = calloc(elements, sizeof(float));
     if (!net->hwc || !net->nchw) {
         net_close(net);
-        return fail(err, BB_STATUS_OUT_OF_MEMORY, "out of memory for the input");
+        return cli_error(err, BB_STATUS_OUT_OF_MEMORY, "out of memory for the input");
     }
     return BB_STATUS_OK;
 }
@@ -265,7 +273,7 @@ static bb_status run_engine(cli_net *net, bb_error *err) {
         const float *inputs[1] = {net->nchw};
         float *outputs[64];
         if (net->n_outputs > 64)
-            return fail(err, BB_STATUS_UNSUPPORTED, "more than 64 outputs");
+            return cli_error(err, BB_STATUS_UNSUPPORTED, "more than 64 outputs");
         for (size_t i = 0; i < net->n_outputs; i++)
             outputs[i] = net->outputs[i].data;
         return bb_context_run_f32(net->context, inputs, outputs, err);
@@ -291,6 +299,25 @@ bb_status net_run(cli_net *net, const bb_image *image, bb_error *err) {
     return status == BB_STATUS_OK ? net_run_prepared(net, err) : status;
 }
 
+bb_status net_check_classifier(const cli_net *net, const char *path, bb_error *err) {
+    if (bb_config_task(net->config) == BB_TASK_CLASSIFY)
+        return BB_STATUS_OK;
+    return cli_error(err, BB_STATUS_UNSUPPORTED,
+                     "%s: only networks that classify can be run and evaluated so far", path);
+}
+
+bb_status net_classify(const cli_net *net, size_t most, size_t *classes, size_t *n, bb_error *err) {
+    const net_output *scores = &net->outputs[0];
+    size_t count = bb_classify_count(net->config, scores->elements);
+    if (count == 0)
+        return cli_error(err, BB_STATUS_INVALID_ARGUMENT,
+                         "output '%s' has %zu values; drop_first of the config leaves no class",
+                         scores->name, scores->elements);
+    *n = count < most ? count : most;
+    bb_classify_top(net->config, scores->data, scores->elements, *n, classes);
+    return BB_STATUS_OK;
+}
+
 void net_fill_random(cli_net *net, uint32_t seed) {
     size_t n = (size_t)net->channels * (size_t)net->height * (size_t)net->width;
     for (size_t i = 0; i < n; i++) {
@@ -308,7 +335,7 @@ bb_status net_labels_text(const cli_net *net, char **text, bb_error *err) {
     if (net->n_labels == 0)
         return BB_STATUS_OK;
     if (!(*text = malloc(size)))
-        return fail(err, BB_STATUS_OUT_OF_MEMORY, "out of memory for labels");
+        return cli_error(err, BB_STATUS_OUT_OF_MEMORY, "out of memory for labels");
     char *end = *text;
     for (size_t i = 0; i < net->n_labels; i++)
         end += sprintf(end, "%s\n", net->labels[i]);

@@ -4,7 +4,7 @@ bitbranch --version
 bitbranch --help | sed -n '1p'
 status 2 bitbranch 2>/dev/null
 refuses 2 "unknown verb 'fly'" bitbranch fly
-for verb in info quantize run eval bench train truncate verify explain; do
+for verb in info quantize run eval bench train truncate verify explain export; do
     bitbranch $verb --help | sed -n '1p'
     refuses 2 "unknown option '--no-such'" bitbranch $verb --no-such
 done
@@ -18,3 +18,4 @@ refuses 2 "of the form w4a4" bitbranch quantize x.onnx y.bbm --profiles w9a1
 refuses 2 "takes LAYER=wKaM" bitbranch quantize x.onnx y.bbm --bits conv1
 refuses 2 "not there yet" bitbranch quantize x.onnx y.bbm --budget size=1000
 refuses 2 "which profile" bitbranch truncate a.bbm b.bbm
+refuses 2 "OUT.bbm is a model file, not 'copy.onnx'" bitbranch quantize x.onnx copy.onnx --calib data

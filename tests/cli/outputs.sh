@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+# Output that cannot be written, messages that must name the file, many arguments, odd configs.
+# Skipped without the Debian package dataset-fashion-mnist.
+data=/usr/share/datasets/fashion-mnist
+[ -e $data ] || { echo "no $data (Debian package dataset-fashion-mnist)" >&2; exit 77; }
+net=$ROOT/examples/fashion-mnist/fashion.onnx
+bitbranch quantize "$net" net.bbm --calib $data --calib-count 8 --effort fast >table.txt 2>log.txt
+
+# A full disk is no success, whatever the verb.
+fills() {
+    got=0; "$@" >/dev/full 2>stderr.txt || got=$?
+    [ "$got" = 1 ] || { echo "exit $got, not 1: $*" >&2; exit 1; }
+    grep -q 'cannot write the output: No space left' stderr.txt
+}
+fills bitbranch --help
+fills bitbranch info net.bbm
+fills bitbranch info net.bbm -o json
+fills bitbranch eval net.bbm $data --limit 2 -o json
+fills bitbranch explain -w 1 -a 1
+status 1 bitbranch eval net.bbm $data --limit 50 --predictions /dev/full >/dev/null 2>stderr.txt
+grep -q '/dev/full: cannot write' stderr.txt
+
+# Where the result cannot go is said before the work, not after it.
+refuses 1 "nowhere/x.bbm: cannot create" bitbranch quantize "$net" nowhere/x.bbm --calib $data
+mkdir folder
+refuses 1 "folder: not a regular file" bitbranch quantize "$net" folder --calib $data
+refuses 1 "/dev/null: not a regular file" bitbranch truncate net.bbm /dev/null -w 8
+ls folder
+
+# Messages name the file.
+refuses 1 "net.bbm: the model has no profile" bitbranch info net.bbm -w 3
+refuses 1 "net.bbm: the model has no profile" bitbranch truncate net.bbm out.bbm -w 3
+refuses 1 "net.bbm: the model has no profile" bitbranch export qonnx net.bbm out -a 3
+refuses 1 "kernel 'nothing'" bitbranch bench net.bbm --kernel nothing
+refuses 1 "known are ref" bitbranch bench net.bbm --cpu nothing
+refuses 1 "fashion.onnx runs in float" bitbranch bench "$net" --kernel conv_ref
+
+# Names that are not ASCII, more arguments than any fixed table, as a shell's *.pgm gives them.
+mkdir 'Bilder für Ünïcode'
+cp net.bbm 'Bilder für Ünïcode/ネット.bbm'
+i=0
+while [ $i -lt 300 ]; do
+    { printf 'P5\n28 28\n255\n'; head -c 784 /dev/zero; } >"Bilder für Ünïcode/$i.pgm"
+    i=$((i + 1))
+done
+bitbranch run 'Bilder für Ünïcode/ネット.bbm' 'Bilder für Ünïcode'/*.pgm -k 1 | grep -c '\.pgm$'
+
+# A config that leaves no class.
+sed 's/"argmax"/"argmax", "drop_first": 10/' "${net%.onnx}.json" >drop.json
+cp "$ROOT/examples/fashion-mnist/labels.txt" .
+refuses 1 "drop_first of the config leaves no class" bitbranch run net.bbm 'Bilder für Ünïcode/0.pgm' \
+    --config drop.json
