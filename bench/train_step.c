@@ -4,7 +4,7 @@
  * float and with fake quantizers. scripts/bench-train.py runs it beside PyTorch.
  *
  *   bench_train [--network small|r8|resnet20|vgg-small] [--batch N] [--threads N] [--bits MxK]
- *               [--seconds S] [--frozen]
+ *               [--seconds S] [--frozen] [--bf16]
  *
  * small is the demo's Fashion-MNIST network, r8 three residual blocks on 28x28 pixels. The first
  * convolution and the classifier stay float with --bits. Prints the median over the steps.
@@ -27,7 +27,7 @@ typedef struct settings {
     size_t threads;
     int activation_bits, weight_bits; /* 0: float */
     double seconds;
-    bool training;
+    bool training, bf16;
 } settings;
 
 typedef struct trainer {
@@ -155,6 +155,7 @@ static void create(trainer *t, const settings *s) {
     const int64_t *all[1] = {dims};
     bb_gradient_options options = {.threads = s->threads,
                                    .training = s->training,
+                                   .bf16 = s->bf16,
                                    .parameters = t->parameters,
                                    .n_parameters = t->n_parameters};
     require(bb_gradient_create(t->graph, all, &options, &t->gradient, &err), &err);
@@ -247,6 +248,8 @@ int main(int argc, char **argv) {
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--frozen") == 0)
             s.training = false;
+        else if (strcmp(argv[i], "--bf16") == 0)
+            s.bf16 = true;
         else if (i + 1 == argc || !read_option(&s, argv[i], argv[i + 1]))
             return fprintf(stderr, "bench_train: bad option %s\n", argv[i]), 2;
         else

@@ -7,7 +7,8 @@
 #include <unistd.h>
 
 typedef struct train_arguments {
-    const char *out;
+    const char *out, *precision_name;
+    bb_precision precision;
     cli_list variables;
     size_t threads, max_minutes;
     bool restart, quiet;
@@ -130,6 +131,7 @@ static int train(const train_arguments *a, const char *config) {
     options.threads = a->threads;
     options.max_minutes = (double)a->max_minutes;
     options.restart = a->restart;
+    options.precision = a->precision;
     options.progress = show;
     options.progress_user = &d;
     signal(SIGINT, on_signal);
@@ -146,7 +148,9 @@ static int train(const train_arguments *a, const char *config) {
 }
 
 int cmd_train(int argc, char **argv) {
-    static train_arguments a = {.threads = 1};
+    static train_arguments a = {.precision_name = "f32", .threads = 1};
+    static const char *const precisions[] = {"f32", "bf16", NULL}; /* as in bb_precision */
+    int precision;
     const cli_spec spec = {
         "train",
         "CONFIG.json [OPTIONS]",
@@ -158,6 +162,8 @@ int cmd_train(int argc, char **argv) {
             {"set", 's', CLI_LIST, &a.variables, "NAME=VALUE",
              "value of ${NAME} in the config's paths; repeat", 0, 0},
             {"threads", 't', CLI_UINT, &a.threads, "N", "threads (1)", 1, 1024},
+            {"precision", 0, CLI_STRING, &a.precision_name, "f32|bf16",
+             "convolutions' operands; bf16 is faster with AVX512-BF16 (f32)", 0, 0},
             {"max-minutes", 0, CLI_UINT, &a.max_minutes, "N",
              "stop with a checkpoint after this time", 1, 1000000},
             {"restart", 0, CLI_FLAG, &a.restart, NULL, "begin anew, ignore the checkpoint", 0, 0},
@@ -174,5 +180,8 @@ int cmd_train(int argc, char **argv) {
         if (!strchr(a.variables.items[i], '='))
             return cli_usage_error("train", "--set takes NAME=VALUE, not '%s'",
                                    a.variables.items[i]);
+    if (!cli_choice("train", "precision", a.precision_name, precisions, &precision))
+        return EXIT_USAGE;
+    a.precision = (bb_precision)precision;
     return train(&a, args.positional[0]);
 }

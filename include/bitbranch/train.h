@@ -37,6 +37,9 @@ typedef struct bb_train_event {
 /** Non-zero: write a checkpoint and stop. */
 typedef int (*bb_train_fn)(void *user, const bb_train_event *event);
 
+/** In what convolutions multiply while training; sums and all else are f32. */
+typedef enum bb_precision { BB_PRECISION_F32, BB_PRECISION_BF16 } bb_precision;
+
 typedef struct bb_train_options {
     size_t struct_size;
     const char *out;              /**< folder for results; NULL = as the config says */
@@ -47,6 +50,7 @@ typedef struct bb_train_options {
     int restart;          /**< begin anew even where there is a checkpoint */
     bb_train_fn progress; /**< may be NULL */
     void *progress_user;
+    bb_precision precision; /**< BF16: UNSUPPORTED where the processor has no AVX512-BF16 */
 } bb_train_options;
 BB_API void bb_train_options_init(bb_train_options *options);
 
@@ -62,7 +66,8 @@ typedef struct bb_train_outcome {
  * stage, NAME.onnx (the float network, with the latent weights where it was trained at low bits)
  * and NAME.bbm; and results.json, log.csv, curve.svg, checkpoint.bin. Every file is there whole or
  * not at all. Training that was stopped or killed goes on from the checkpoint and ends with the
- * same bits in every network as if it had not been, for the same number of threads.
+ * same bits in every network as if it had not been, for the same number of threads and the same
+ * precision.
  * outcome may be NULL.
  */
 BB_API bb_status bb_train(const char *config, const bb_train_options *options,

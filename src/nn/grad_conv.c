@@ -1,14 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Conv and ConvTranspose. Weights are turned from their row-major master once per pass that
- * reads them: oneDNN orders them differently in the forward and in the backward pass. */
+ * reads them: oneDNN orders them differently in the forward and in the backward pass.
+ *
+ * In a bf16 program the values, gradients and master weights stay in f32; an operation that oneDNN
+ * can do fast in bf16 reads rounded copies of its operands, which reorders make on demand and later
+ * readers share, and sums in f32. */
 #include "nn/gradient_internal.h"
 
 typedef struct conv_state {
     bb_dn_conv conv;
     const bb_dn_layout *weights; /* of the ONNX weights, seen through oneDNN's order of axes */
-    bb_dn_op *forward;
-    int src; /* buffer in the forward's layout */
+    bb_dn_op *forward;           /* in f32: the backward passes keep to its layouts */
 } conv_state;
+
+/* The bf16 form of a pass, or NULL. */
+static bb_status bf16_op(bb_gradient *g, const bb_dn_conv *conv, const conv_state *s,
+                         bb_dn_pass pass, bb_dn_op **op, bb_error *err) {
+    *op = NULL;
+    return g->ex->bf16 ? bb_dn_make_conv_bf16(g->ex->dn, conv, pass, s->forward, NULL, op, err)
+                       : BB_STATUS_OK;
+}
 
 /* The weights in the layout an operation wants; turned while building where they are constant. */
 static bb_status weights_arg(bb_gradient *g, const bb_node *node, const conv_state *s, bb_dn_op *op,
@@ -29,49 +40,52 @@ static bb_status weights_arg(bb_gradient *g, const bb_node *node, const conv_sta
     return bb_nn_emit_reorder(ex, s->weights, plain, wanted, *buffer, err);
 }
 
-/* The input in the layout of an operation of the backward pass. */
-static bb_status source_arg(bb_gradient *g, const bb_node *node, const conv_state *s, bb_dn_op *op,
-                            int *buffer, bb_error *err) {
-    const bb_dn_layout *have = bb_dn_op_layout(g->ex->dn, s->forward, BB_DN_SRC);
+/* The input in the layout of an operation. */
+static bb_status source_arg(bb_gradient *g, const bb_node *node, bb_dn_op *op, int *buffer,
+                            bb_error *err) {
     const bb_dn_layout *wanted = bb_dn_op_layout(g->ex->dn, op, BB_DN_SRC);
-    if (!have || !wanted)
+    if (!wanted)
         return bb_fail_memory(err, "convolution");
-    *buffer = s->src;
-    return bb_dn_same(have, wanted) ? BB_STATUS_OK
-                                    : bb_nn_in_layout(g->ex, node->in[0], wanted, buffer, err);
+    return bb_nn_in_layout(g->ex, node->in[0], wanted, buffer, err);
 }
 
-/* dy in the layout of an operation; the one already read where that is the same. */
+/* dy in the forms that have been read: f32 as it came, and one more. */
 typedef struct gradient_in {
-    const bb_dn_layout *layout;
-    int buffer;
+    const bb_dn_layout *layout[2];
+    int buffer[2];
 } gradient_in;
 
-static bb_status diff_dst_arg(bb_gradient *g, const gradient_in *dy, bb_dn_op *op, int *buffer,
+static bb_status diff_dst_arg(bb_gradient *g, gradient_in *dy, bb_dn_op *op, int *buffer,
                               bb_error *err) {
     const bb_dn_layout *wanted = bb_dn_op_layout(g->ex->dn, op, BB_DN_DIFF_DST);
     if (!wanted)
         return bb_fail_memory(err, "convolution");
-    *buffer = dy->buffer;
-    if (bb_dn_same(wanted, dy->layout))
-        return BB_STATUS_OK;
+    for (int i = 0; i < 2; i++) {
+        *buffer = dy->buffer[i];
+        if (dy->layout[i] && bb_dn_same(wanted, dy->layout[i]))
+            return BB_STATUS_OK;
+    }
     BB_TRY(bb_nn_new_buffer(g->ex, bb_dn_bytes(wanted), buffer, err));
-    return bb_nn_emit_reorder(g->ex, dy->layout, dy->buffer, wanted, *buffer, err);
+    dy->layout[1] = wanted;
+    dy->buffer[1] = *buffer;
+    return bb_nn_emit_reorder(g->ex, dy->layout[0], dy->buffer[0], wanted, *buffer, err);
 }
 
 static bb_status weights_backward(bb_gradient *g, const bb_node *node, const conv_state *s,
-                                  const gradient_in *dy, bb_error *err) {
+                                  gradient_in *dy, bb_error *err) {
     bb_executor *ex = g->ex;
     bb_dn_conv conv = s->conv;
     bb_dn_op *op;
     conv.bias = bb_grad_wants(g, node, 2);
-    BB_TRY(bb_dn_make_conv_weights(ex->dn, &conv, s->forward, &op, err));
+    BB_TRY(bf16_op(g, &conv, s, BB_DN_BACKWARD_WEIGHTS, &op, err));
+    if (!op)
+        BB_TRY(bb_dn_make_conv_weights(ex->dn, &conv, s->forward, &op, err));
     const bb_dn_layout *layout = bb_dn_op_layout(ex->dn, op, BB_DN_DIFF_WEIGHTS);
     bb_nn_arg args[4] = {
         {0, BB_DN_SRC}, {0, BB_DN_DIFF_DST}, {0, BB_DN_DIFF_WEIGHTS}, {0, BB_DN_DIFF_BIAS}};
     if (!layout)
         return bb_fail_memory(err, "convolution");
-    BB_TRY(source_arg(g, node, s, op, &args[0].buffer, err));
+    BB_TRY(source_arg(g, node, op, &args[0].buffer, err));
     BB_TRY(diff_dst_arg(g, dy, op, &args[1].buffer, err));
     BB_TRY(bb_nn_new_buffer(ex, bb_dn_bytes(layout), &args[2].buffer, err));
     if (conv.bias)
@@ -88,10 +102,12 @@ static bb_status weights_backward(bb_gradient *g, const bb_node *node, const con
 }
 
 static bb_status data_backward(bb_gradient *g, const bb_node *node, const conv_state *s,
-                               const gradient_in *dy, bb_error *err) {
+                               gradient_in *dy, bb_error *err) {
     bb_executor *ex = g->ex;
     bb_dn_op *op;
-    BB_TRY(bb_dn_make_conv_data(ex->dn, &s->conv, s->forward, &op, err));
+    BB_TRY(bf16_op(g, &s->conv, s, BB_DN_BACKWARD_DATA, &op, err));
+    if (!op)
+        BB_TRY(bb_dn_make_conv_data(ex->dn, &s->conv, s->forward, &op, err));
     const bb_dn_layout *layout = bb_dn_op_layout(ex->dn, op, BB_DN_DIFF_SRC);
     bb_nn_arg args[3] = {{0, BB_DN_WEIGHTS}, {0, BB_DN_DIFF_DST}, {0, BB_DN_DIFF_SRC}};
     if (!layout)
@@ -106,11 +122,11 @@ static bb_status data_backward(bb_gradient *g, const bb_node *node, const conv_s
 static bb_status backward(bb_gradient *g, const bb_grad_entry *entry, bb_error *err) {
     const conv_state *s = entry->state;
     const bb_node *node = entry->node;
-    gradient_in dy = {bb_dn_op_layout(g->ex->dn, s->forward, BB_DN_DST), 0};
-    if (!dy.layout)
+    gradient_in dy = {{bb_dn_op_layout(g->ex->dn, s->forward, BB_DN_DST), NULL}, {0, 0}};
+    if (!dy.layout[0])
         return bb_fail_memory(err, "convolution");
-    BB_TRY(bb_grad_read(g, node->out[0], dy.layout, &dy.buffer, NULL, err));
-    if (dy.buffer < 0)
+    BB_TRY(bb_grad_read(g, node->out[0], dy.layout[0], &dy.buffer[0], NULL, err));
+    if (dy.buffer[0] < 0)
         return BB_STATUS_OK;
     if (bb_grad_wants(g, node, 1) || bb_grad_wants(g, node, 2))
         BB_TRY(weights_backward(g, node, s, &dy, err));
@@ -129,20 +145,22 @@ bb_status bb_grad_build_conv(bb_gradient *g, const bb_node *node, bb_error *err)
     s->conv.bias = bias != NULL;
     s->weights = bb_nn_conv_weights(ex, &s->conv);
     BB_TRY(bb_dn_make_conv_training(ex->dn, &s->conv, &s->forward, err));
-    const bb_dn_layout *src = bb_dn_op_layout(ex->dn, s->forward, BB_DN_SRC);
-    const bb_dn_layout *dst = bb_dn_op_layout(ex->dn, s->forward, BB_DN_DST);
+    bb_dn_op *op;
+    BB_TRY(bf16_op(g, &s->conv, s, BB_DN_FORWARD, &op, err));
+    if (!op)
+        op = s->forward;
+    const bb_dn_layout *dst = bb_dn_op_layout(ex->dn, op, BB_DN_DST);
     bb_nn_arg args[4] = {{0, BB_DN_SRC}, {0, BB_DN_WEIGHTS}, {0, BB_DN_DST}, {0, BB_DN_BIAS}};
-    if (!s->weights || !src || !dst)
+    if (!s->weights || !dst)
         return bb_fail_memory(err, "convolution");
-    BB_TRY(bb_nn_in_layout(ex, node->in[0], src, &args[0].buffer, err));
-    BB_TRY(weights_arg(g, node, s, s->forward, &args[1].buffer, err));
+    BB_TRY(source_arg(g, node, op, &args[0].buffer, err));
+    BB_TRY(weights_arg(g, node, s, op, &args[1].buffer, err));
     BB_TRY(bb_nn_new_buffer(ex, bb_dn_bytes(dst), &args[2].buffer, err));
     if (bias)
         BB_TRY(bb_nn_in_plain(ex, node->in[2], &args[3].buffer, err));
-    BB_TRY(bb_nn_emit_op(ex, node, s->forward, args, bias ? 4 : 3, err));
+    BB_TRY(bb_nn_emit_op(ex, node, op, args, bias ? 4 : 3, err));
     BB_TRY(bb_nn_define(ex, node->out[0], BB_DTYPE_F32, s->conv.rank, s->conv.dst, err));
     BB_TRY(bb_nn_store(ex, node->out[0], dst, args[2].buffer, err));
-    s->src = args[0].buffer;
     bb_grad_save(g, node->in[0]);
     bb_grad_save(g, node->in[1]);
     return bb_grad_push(g, node, backward, s, err);

@@ -66,9 +66,18 @@ static bb_status allocate(bb_gradient *g, const bb_gradient_options *options, bb
     return BB_STATUS_OK;
 }
 
+bb_status bb_gradient_check_bf16(bb_error *err) {
+    return bb_dn_has_bf16() ? BB_STATUS_OK
+                            : bb_fail(err, BB_STATUS_UNSUPPORTED,
+                                      "bf16 needs a processor with AVX512-BF16 instructions (and "
+                                      "DNNL_MAX_CPU_ISA must allow them)");
+}
+
 bb_status bb_gradient_create(const bb_graph *graph, const int64_t *const *input_dims,
                              const bb_gradient_options *options, bb_gradient **gradient,
                              bb_error *err) {
+    if (options->bf16)
+        BB_TRY(bb_gradient_check_bf16(err));
     bb_executor_options plain = {.threads = options->threads};
     bb_gradient *g = bb_calloc_array(1, sizeof(*g));
     if (!g)
@@ -78,6 +87,7 @@ bb_status bb_gradient_create(const bb_graph *graph, const int64_t *const *input_
     g->momentum = -1.0f;
     bb_status status = bb_nn_new_executor(graph, &plain, &g->ex, err);
     if (status == BB_STATUS_OK) {
+        g->ex->bf16 = options->bf16;
         bb_dn_allow_shared_sums(g->ex->dn);
         int before = bb_dn_set_threads(g->ex->threads);
         status = allocate(g, options, err);

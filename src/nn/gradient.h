@@ -59,8 +59,17 @@ typedef struct bb_gradient_options {
     /** Graph inputs (value indices) whose gradient is wanted. */
     const int *wanted;
     size_t n_wanted;
+    /**
+     * Convolutions multiply bfloat16 copies of their operands and sum in f32; everything else, and
+     * every value, gradient and parameter between steps, stays f32. See
+     * bb_gradient_check_bf16.
+     */
+    bool bf16;
     bool forward_only; /**< no backward pass; parameters can still be written between runs */
 } bb_gradient_options;
+
+/** UNSUPPORTED with the reason where the processor cannot run programs in bf16. */
+bb_status bb_gradient_check_bf16(bb_error *err);
 
 /**
  * Builds the program. input_dims[i] points to the dims of graph input i (all known). The masters

@@ -171,6 +171,16 @@ static bb_status emit_conv(bb_executor *ex, const bb_node *node, const conv_plan
     return BB_STATUS_OK;
 }
 
+static bb_status make_op(bb_executor *ex, conv_plan *plan, bb_error *err) {
+    bb_dn_op *op = NULL;
+    BB_TRY(bb_dn_make_conv(ex->dn, &plan->conv, &plan->chain.posts, &plan->op, err));
+    if (ex->bf16)
+        BB_TRY(bb_dn_make_conv_bf16(ex->dn, &plan->conv, BB_DN_FORWARD, plan->op,
+                                    &plan->chain.posts, &op, err));
+    plan->op = op ? op : plan->op;
+    return BB_STATUS_OK;
+}
+
 bb_status bb_nn_build_conv(bb_executor *ex, const bb_node *node, bb_error *err) {
     conv_plan plan = {0};
     BB_TRY(bb_nn_conv_geometry(ex, node, &plan.conv, err));
@@ -181,7 +191,7 @@ bb_status bb_nn_build_conv(bb_executor *ex, const bb_node *node, bb_error *err) 
     bb_nn_collect(ex, node->out[0], plan.conv.rank, plan.conv.dst, foldable, true, &plan.chain);
     plan.conv.bias = bias || plan.chain.norm;
     plan.weights = bb_nn_conv_weights(ex, &plan.conv);
-    BB_TRY(bb_dn_make_conv(ex->dn, &plan.conv, &plan.chain.posts, &plan.op, err));
+    BB_TRY(make_op(ex, &plan, err));
     if (!plan.chain.norm)
         return emit_conv(ex, node, &plan, NULL, NULL, err);
     int64_t channels = plan.conv.dst[1];

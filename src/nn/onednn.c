@@ -67,6 +67,11 @@ bb_status bb_dn_create(bb_dn **out, bb_error *err) {
     return BB_STATUS_OK;
 }
 
+bool bb_dn_has_bf16(void) {
+    const unsigned wanted = dnnl_cpu_isa_avx512_core_bf16;
+    return ((unsigned)dnnl_get_effective_cpu_isa() & wanted) == wanted;
+}
+
 void bb_dn_allow_shared_sums(bb_dn *dn) {
     dn->shared_sums = true;
 }
@@ -181,13 +186,20 @@ const bb_dn_layout *bb_dn_any(bb_dn *dn, int rank, const int64_t *dims) {
     return bb_dn_any_md(&md, rank, dims) ? keep_layout(dn, &md) : NULL;
 }
 
+const bb_dn_layout *bb_dn_bf16(bb_dn *dn, const bb_dn_layout *layout) {
+    dnnl_memory_desc_t md = layout->md;
+    md.data_type = dnnl_bf16;
+    return keep_layout(dn, &md);
+}
+
 bool bb_dn_same(const bb_dn_layout *a, const bb_dn_layout *b) {
     return dnnl_memory_desc_equal(&a->md, &b->md) != 0;
 }
 
 bool bb_dn_is_plain(const bb_dn_layout *layout) {
     const dnnl_memory_desc_t *md = &layout->md;
-    if (md->format_kind != dnnl_blocked || md->format_desc.blocking.inner_nblks != 0)
+    if (md->format_kind != dnnl_blocked || md->data_type != dnnl_f32 ||
+        md->format_desc.blocking.inner_nblks != 0)
         return false;
     int64_t stride = 1;
     for (int i = md->ndims - 1; i >= 0; i--) {
@@ -214,7 +226,7 @@ static bool dense_pixels(const dnnl_memory_desc_t *md, int64_t step) {
 
 bool bb_dn_as_channels(const bb_dn_layout *layout, bb_dn_channels *form) {
     const dnnl_memory_desc_t *md = &layout->md;
-    if (md->format_kind != dnnl_blocked || md->offset0 != 0)
+    if (md->format_kind != dnnl_blocked || md->data_type != dnnl_f32 || md->offset0 != 0)
         return false;
     const dnnl_blocking_desc_t *blocking = &md->format_desc.blocking;
     size_t pixels = 1;

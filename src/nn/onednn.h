@@ -66,6 +66,8 @@ typedef struct bb_dn_posts {
 } bb_dn_posts;
 
 bb_status bb_dn_create(bb_dn **dn, bb_error *err);
+/** True where the processor multiplies bfloat16 numbers (oneDNN would emulate them elsewhere). */
+bool bb_dn_has_bf16(void);
 /** From now on operations may use kernels whose last bits depend on the number of threads. */
 void bb_dn_allow_shared_sums(bb_dn *dn);
 void bb_dn_destroy(bb_dn *dn); /**< NULL is fine */
@@ -87,8 +89,10 @@ const bb_dn_layout *bb_dn_blocked_like(bb_dn *dn, const bb_dn_layout *layout, in
                                        const int64_t *dims);
 /** To be chosen by the operation. */
 const bb_dn_layout *bb_dn_any(bb_dn *dn, int rank, const int64_t *dims);
+/** The same places for bfloat16 numbers. Reorders round to the nearest. */
+const bb_dn_layout *bb_dn_bf16(bb_dn *dn, const bb_dn_layout *layout);
 bool bb_dn_same(const bb_dn_layout *a, const bb_dn_layout *b);
-/** True where the elements lie row-major without gaps. */
+/** True where f32 elements lie row-major without gaps. */
 bool bb_dn_is_plain(const bb_dn_layout *layout);
 size_t bb_dn_bytes(const bb_dn_layout *layout);
 
@@ -97,7 +101,8 @@ size_t bb_dn_bytes(const bb_dn_layout *layout);
 typedef struct bb_dn_channels {
     size_t images, blocks, pixels, lanes, channels;
 } bb_dn_channels;
-/** False where the layout is not of that kind. Row-major tensors of rank 0 and 1 are one image. */
+/** False where the layout is not of that kind, or not of f32. Row-major tensors of rank 0 and 1 are
+ * one image. */
 bool bb_dn_as_channels(const bb_dn_layout *layout, bb_dn_channels *form);
 
 /* ---- operations ------------------------------------------------------------------------------ */
@@ -167,6 +172,13 @@ bb_status bb_dn_make_conv_data(bb_dn *dn, const bb_dn_conv *conv, const bb_dn_op
                                bb_dn_op **op, bb_error *err);
 bb_status bb_dn_make_conv_weights(bb_dn *dn, const bb_dn_conv *conv, const bb_dn_op *forward,
                                   bb_dn_op **op, bb_error *err);
+typedef enum bb_dn_pass { BB_DN_FORWARD, BB_DN_BACKWARD_DATA, BB_DN_BACKWARD_WEIGHTS } bb_dn_pass;
+/** A pass that reads bfloat16 numbers, sums in f32 and writes f32 (biases are f32), in the layouts
+ *  of `forward`, which is in f32. *op = NULL where oneDNN has no fast kernel for that. posts: of
+ *  the forward pass, may be NULL. */
+bb_status bb_dn_make_conv_bf16(bb_dn *dn, const bb_dn_conv *conv, bb_dn_pass pass,
+                               const bb_dn_op *forward, const bb_dn_posts *posts, bb_dn_op **op,
+                               bb_error *err);
 /** `fixed`: with given mean and variance; else they are outputs. */
 typedef struct bb_dn_norm {
     float epsilon;

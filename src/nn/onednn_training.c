@@ -25,24 +25,29 @@ static bb_status describe(const bb_dn_conv *conv, conv_mds *mds, bb_error *err) 
     return BB_STATUS_OK;
 }
 
-bb_status bb_dn_make_conv_training(bb_dn *dn, const bb_dn_conv *conv, bb_dn_op **op,
-                                   bb_error *err) {
-    conv_mds mds;
+static bb_status make_forward(bb_dn *dn, const bb_dn_conv *conv, const conv_mds *mds,
+                              const bb_dn_posts *posts, bb_dn_op **op, bb_error *err) {
     conv_desc desc;
-    BB_TRY(describe(conv, &mds, err));
-    const dnnl_memory_desc_t *bias = conv->bias ? &mds.bias : NULL;
+    const dnnl_memory_desc_t *bias = conv->bias ? &mds->bias : NULL;
     dnnl_status_t status = conv->transposed
                                ? dnnl_dilated_deconvolution_forward_desc_init(
                                      &desc.deconv, dnnl_forward_training, dnnl_deconvolution_direct,
-                                     &mds.src, &mds.weights, bias, &mds.dst, conv->stride,
-                                     mds.extra, conv->pad_begin, conv->pad_end)
+                                     &mds->src, &mds->weights, bias, &mds->dst, conv->stride,
+                                     mds->extra, conv->pad_begin, conv->pad_end)
                                : dnnl_dilated_convolution_forward_desc_init(
                                      &desc.conv, dnnl_forward_training, dnnl_convolution_direct,
-                                     &mds.src, &mds.weights, bias, &mds.dst, conv->stride,
-                                     mds.extra, conv->pad_begin, conv->pad_end);
+                                     &mds->src, &mds->weights, bias, &mds->dst, conv->stride,
+                                     mds->extra, conv->pad_begin, conv->pad_end);
     if (status != dnnl_success)
         return bb_dn_fail(err, status, "convolution");
-    return bb_dn_finish(dn, &desc, NULL, 5, "convolution", op, err);
+    return bb_dn_finish(dn, &desc, posts, 5, "convolution", op, err);
+}
+
+bb_status bb_dn_make_conv_training(bb_dn *dn, const bb_dn_conv *conv, bb_dn_op **op,
+                                   bb_error *err) {
+    conv_mds mds;
+    BB_TRY(describe(conv, &mds, err));
+    return make_forward(dn, conv, &mds, NULL, op, err);
 }
 
 /* Backward in the forward's layouts, so that nothing is turned between the passes. */
@@ -127,6 +132,36 @@ bb_status bb_dn_make_conv_data(bb_dn *dn, const bb_dn_conv *conv, const bb_dn_op
 bb_status bb_dn_make_conv_weights(bb_dn *dn, const bb_dn_conv *conv, const bb_dn_op *forward,
                                   bb_dn_op **op, bb_error *err) {
     return make_pinned(dn, conv, forward, make_weights, op, err);
+}
+
+/* What a pass reads is bf16, what it writes f32. */
+static void read_bf16(conv_mds *mds, bb_dn_pass pass) {
+    if (pass != BB_DN_BACKWARD_DATA)
+        mds->src.data_type = dnnl_bf16;
+    if (pass != BB_DN_BACKWARD_WEIGHTS)
+        mds->weights.data_type = dnnl_bf16;
+    if (pass != BB_DN_FORWARD)
+        mds->dst.data_type = dnnl_bf16;
+}
+
+bb_status bb_dn_make_conv_bf16(bb_dn *dn, const bb_dn_conv *conv, bb_dn_pass pass,
+                               const bb_dn_op *forward, const bb_dn_posts *posts, bb_dn_op **op,
+                               bb_error *err) {
+    conv_mds mds;
+    *op = NULL;
+    BB_TRY(describe(conv, &mds, err));
+    if (!pin(&mds, forward))
+        return BB_STATUS_OK;
+    read_bf16(&mds, pass);
+    bb_status status = pass == BB_DN_FORWARD ? make_forward(dn, conv, &mds, posts, op, err)
+                       : pass == BB_DN_BACKWARD_DATA
+                           ? make_data(dn, conv, &mds, forward, op, err)
+                           : make_weights(dn, conv, &mds, forward, op, err);
+    if (status == BB_STATUS_UNSUPPORTED || (status == BB_STATUS_OK && is_slow(*op))) {
+        *op = NULL;
+        return BB_STATUS_OK;
+    }
+    return status;
 }
 
 /* ---- batch normalization ----------------------------------------------------------------------

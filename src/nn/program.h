@@ -67,6 +67,7 @@ struct bb_executor {
     bb_arena *arena;
     bb_dn *dn;
     int threads;
+    bool bf16;             /**< convolutions read bfloat16 copies where oneDNN is fast in them */
     bb_nn_tensor *tensors; /**< one per value */
     bool *built;           /**< per node: done, or fused into an earlier one */
     size_t n_buffers, cap_buffers;

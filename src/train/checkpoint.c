@@ -4,7 +4,8 @@
 #include <unistd.h>
 #include <zlib.h>
 
-/* magic | version | position | rows | results | sizes of arrays | arrays | CRC-32 of all before.
+/* Fields are only added to the ends of the structures: what an older file lacks is zero.
+ * magic | version | position | rows | results | sizes of arrays | arrays | CRC-32 of all before.
  * In the machine's own byte order: a checkpoint belongs to the machine type it was written on. */
 static const char magic[8] = "BBCKPT\n";
 enum { VERSION = 1, CRC_BYTES = 4 };
@@ -103,8 +104,8 @@ static bool take(const bb_file *file, size_t *at, void *to, size_t n, size_t siz
 
 static bool header_fits(const header *h) {
     return memcmp(h->magic, magic, sizeof(magic)) == 0 && h->version == VERSION &&
-           h->position_bytes == sizeof(bb_position) && h->row_bytes == sizeof(bb_epoch_row) &&
-           h->result_bytes == sizeof(bb_stage_result) && h->n_results <= BB_TRAIN_MAX_STAGES;
+           h->position_bytes <= sizeof(bb_position) && h->row_bytes == sizeof(bb_epoch_row) &&
+           h->result_bytes <= sizeof(bb_stage_result) && h->n_results <= BB_TRAIN_MAX_STAGES;
 }
 
 static bool take_rows(const bb_file *file, size_t *at, uint64_t n, bb_record *record) {
@@ -117,15 +118,23 @@ static bool take_rows(const bb_file *file, size_t *at, uint64_t n, bb_record *re
     return true;
 }
 
+static bool take_results(const bb_file *file, size_t *at, const header *h, bb_record *record) {
+    memset(record->results, 0, sizeof(record->results));
+    for (uint64_t i = 0; i < h->n_results; i++)
+        if (!take(file, at, &record->results[i], 1, h->result_bytes))
+            return false;
+    record->n_results = h->n_results;
+    return true;
+}
+
 static bb_status parse(const char *path, bb_checkpoint *c, bb_record *record, bb_error *err) {
     header h;
     if (c->file.size < sizeof(h) + CRC_BYTES || !crc_agrees(&c->file) ||
         !take(&c->file, &c->at, &h, 1, sizeof(h)) || !header_fits(&h) ||
-        !take(&c->file, &c->at, &c->position, 1, sizeof(c->position)) ||
+        !take(&c->file, &c->at, &c->position, 1, h.position_bytes) ||
         !take_rows(&c->file, &c->at, h.n_rows, record) ||
-        !take(&c->file, &c->at, record->results, h.n_results, sizeof(*record->results)))
+        !take_results(&c->file, &c->at, &h, record))
         return damaged(path, err);
-    record->n_results = h.n_results;
     c->n_arrays = h.n_arrays;
     return BB_STATUS_OK;
 }

@@ -17,6 +17,7 @@ typedef struct bb_position {
     double epoch_seconds, stage_seconds, total_seconds;
     double best_accuracy;
     uint64_t best_epoch; /**< 0: none yet */
+    uint64_t precisions; /**< bit i: some of this stage was trained in bb_precision i */
 } bb_position;
 
 /** Arrays of a stage: parameters, statistics, optimiser, best parameters. */

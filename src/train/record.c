@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "train/record.h"
+#include "bitbranch/train.h"
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -175,16 +176,22 @@ static json_t *profile_json(const bb_stage *stage, const bb_stage_result *result
     return o;
 }
 
+/* A stage may have been stopped and gone on in the other precision. */
+static const char *precision_name(uint64_t precisions) {
+    const uint64_t f32 = (uint64_t)1 << BB_PRECISION_F32, bf16 = (uint64_t)1 << BB_PRECISION_BF16;
+    return !(precisions & bf16) ? "f32" : precisions & f32 ? "f32, bf16" : "bf16";
+}
+
 static json_t *stage_json(const bb_settings *s, const bb_stage_result *result) {
     const bb_stage *stage = &s->stages[result->stage];
     json_t *profiles = json_array();
     for (size_t i = 0; i < (stage->n_profiles ? stage->n_profiles : 1); i++)
         json_array_append_new(profiles, profile_json(stage, result, i));
-    json_t *o =
-        json_pack("{s:s, s:i, s:f, s:i, s:f, s:f, s:o}", "stage", stage->name, "epochs",
-                  stage->epochs, "best_top1", rounded(result->best_accuracy, 1000), "best_epoch",
-                  (int)result->best_epoch, "test_loss", rounded(result->test_loss, 1e5), "seconds",
-                  rounded(result->seconds, 10), "profiles", profiles);
+    json_t *o = json_pack(
+        "{s:s, s:i, s:f, s:i, s:f, s:f, s:s, s:o}", "stage", stage->name, "epochs", stage->epochs,
+        "best_top1", rounded(result->best_accuracy, 1000), "best_epoch", (int)result->best_epoch,
+        "test_loss", rounded(result->test_loss, 1e5), "seconds", rounded(result->seconds, 10),
+        "precision", precision_name(result->precisions), "profiles", profiles);
     if (o && stage->from)
         json_object_set_new(o, "from", json_string(stage->from));
     if (o && result->model_bytes > 0)

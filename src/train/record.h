@@ -21,6 +21,7 @@ typedef struct bb_stage_result {
     double model_accuracy[BB_TRAIN_MAX_PROFILES]; /**< on the engine */
     uint64_t model_bytes;                         /**< 0: no model */
     double seconds;
+    uint64_t precisions; /**< as in bb_position */
 } bb_stage_result;
 
 typedef struct bb_record {

@@ -70,6 +70,7 @@ static bb_status train_batch(bb_trainer *t, bb_error *err) {
     p->loss_sum += loss;
     p->right += right;
     p->seen += batch.n;
+    p->precisions |= (uint64_t)1 << t->run->options.precision;
     p->batch++;
     return BB_STATUS_OK;
 }
@@ -146,17 +147,22 @@ static int next_batch(void *user, size_t index, bb_array *inputs) {
     return 0;
 }
 
-/* Statistics of BatchNormalization as the finished weights give them. */
+/* Statistics of BatchNormalization as the finished weights give them, in f32. */
 static bb_status reestimate(bb_trainer *t, bb_error *err) {
     size_t n =
         (size_t)t->stage->bn_batches < t->batches ? (size_t)t->stage->bn_batches : t->batches;
     bb_array input = t->input;
+    bb_gradient *program;
     if (n == 0)
         return BB_STATUS_OK;
     BB_TRY(bb_loader_start(t->run->train, epoch_number(t, UINT32_MAX), 0, err));
-    bb_status status = bb_lowbit_reestimate(t->train, next_batch, t, n, &input, err);
+    BB_TRY(bb_trainer_forward_program(t, true, &program, err));
+    bb_status status = bb_lowbit_reestimate(program, next_batch, t, n, &input, err);
     if (status == BB_STATUS_CANCELLED && t->callback_error.status != BB_STATUS_OK && err)
         *err = t->callback_error;
+    if (status == BB_STATUS_OK)
+        bb_trainer_copy_statistics(program, t->train);
+    bb_gradient_destroy(program);
     return status;
 }
 
@@ -199,7 +205,8 @@ static bb_status finish(bb_trainer *t, bb_error *err) {
     bb_position *p = &run->position;
     bb_stage_result result = {.stage = (uint32_t)t->index,
                               .best_epoch = (uint32_t)p->best_epoch,
-                              .best_accuracy = p->best_accuracy};
+                              .best_accuracy = p->best_accuracy,
+                              .precisions = p->precisions};
     for (size_t i = 0; t->stage->keep_best && p->best_epoch > 0 && i < t->n_kept; i++)
         memcpy(t->arrays[i].data, t->kept[i].data, t->arrays[i].n * sizeof(float));
     BB_TRY(reestimate(t, err));

@@ -45,6 +45,12 @@ void bb_trainer_close(bb_trainer *trainer);
 bb_status bb_trainer_forward(bb_trainer *trainer, const bb_batch *batch, double *loss,
                              size_t *right, bb_error *err);
 bb_status bb_trainer_backward(bb_trainer *trainer, bb_error *err);
+/** A program that runs t->graph forward in f32 with the parameters of t->train, whatever the
+ *  precision of training steps; statistics are its own. training: those of each batch. */
+bb_status bb_trainer_forward_program(const bb_trainer *trainer, bool training,
+                                     bb_gradient **program, bb_error *err);
+/** Statistics of BatchNormalization from one program of t->graph to another. */
+void bb_trainer_copy_statistics(bb_gradient *from, bb_gradient *to);
 /** Test set: cross entropy of profile 0 and accuracy of every profile. */
 bb_status bb_trainer_evaluate(bb_trainer *trainer, double *loss,
                               double accuracy[BB_TRAIN_MAX_PROFILES], bb_error *err);

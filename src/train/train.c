@@ -199,12 +199,16 @@ static bb_status open_checkpoint(bb_run *run, bb_error *err) {
                        "--restart",
                        path, (unsigned long long)p->threads);
     run->position = *p;
+    if (p->steps > 0 && p->precisions == 0)
+        run->position.precisions = 1u << BB_PRECISION_F32; /* written before there was a choice */
     bb_run_say(run, "going on from the checkpoint");
     return BB_STATUS_OK;
 }
 
 static bb_status prepare(bb_run *run, const char *config, bb_error *err) {
     const bb_train_options *o = &run->options;
+    if (o->precision == BB_PRECISION_BF16)
+        BB_TRY(bb_gradient_check_bf16(err));
     BB_TRY(bb_settings_load(config, o->variables, o->n_variables, &run->settings, err));
     run->out = o->out ? o->out : run->settings.out;
     if (!run->out)
@@ -225,6 +229,7 @@ static bb_status run_stages(bb_run *run, bb_error *err) {
             break; /* stopped within it */
         p->stage++;
         p->epoch = p->batch = p->steps = p->seen = p->right = p->best_epoch = 0;
+        p->precisions = 0;
         p->loss_sum = p->epoch_seconds = p->stage_seconds = p->best_accuracy = 0;
         BB_TRY(bb_run_save(run, NULL, 0, err));
         BB_TRY(bb_record_write(&run->record, &run->settings, run->out, run->threads, err));

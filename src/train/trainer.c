@@ -54,6 +54,10 @@ static bb_status open_lowbit(bb_trainer *t, bb_error *err) {
 /* ---- programs -----------------------------------------------------------------------------------
  */
 
+static bool uses_bf16(const bb_trainer *t) {
+    return t->run->options.precision == BB_PRECISION_BF16;
+}
+
 static bb_status create_program(const bb_trainer *t, const bb_graph *graph,
                                 const bb_gradient_options *options, bb_gradient **program,
                                 bb_error *err) {
@@ -61,24 +65,41 @@ static bb_status create_program(const bb_trainer *t, const bb_graph *graph,
     return bb_gradient_create(graph, dims, options, program, err);
 }
 
+bb_status bb_trainer_forward_program(const bb_trainer *t, bool training, bb_gradient **program,
+                                     bb_error *err) {
+    size_t n = bb_gradient_n_parameters(t->train);
+    int *values = bb_arena_array(t->source->arena, n, sizeof(*values));
+    float **masters = bb_arena_array(t->source->arena, n, sizeof(*masters));
+    if (!values || !masters)
+        return bb_fail_memory(err, "parameters");
+    for (size_t i = 0; i < n; i++) {
+        values[i] = bb_gradient_parameter_value(t->train, i);
+        masters[i] = bb_gradient_parameter(t->train, i);
+    }
+    const bb_gradient_options options = {.threads = t->run->threads,
+                                         .training = training,
+                                         .parameters = values,
+                                         .n_parameters = n,
+                                         .masters = masters,
+                                         .forward_only = true};
+    return create_program(t, t->graph, &options, program, err);
+}
+
 static bb_status open_programs(bb_trainer *t, const bb_lowbit_parameter *parameters, size_t n,
                                bb_error *err) {
     bb_arena *arena = t->source->arena;
     int *values = bb_arena_array(arena, n, sizeof(*values));
-    float **masters = bb_arena_array(arena, n, sizeof(*masters));
-    if (!values || !masters)
+    if (!values)
         return bb_fail_memory(err, "parameters");
     for (size_t i = 0; i < n; i++)
         values[i] = parameters[i].value;
-    bb_gradient_options options = {
-        .threads = t->run->threads, .training = true, .parameters = values, .n_parameters = n};
+    bb_gradient_options options = {.threads = t->run->threads,
+                                   .training = true,
+                                   .parameters = values,
+                                   .n_parameters = n,
+                                   .bf16 = uses_bf16(t)};
     BB_TRY(create_program(t, t->graph, &options, &t->train, err));
-    for (size_t i = 0; i < n; i++)
-        masters[i] = bb_gradient_parameter(t->train, i);
-    options.training = false;
-    options.forward_only = true;
-    options.masters = masters;
-    return create_program(t, t->graph, &options, &t->test, err);
+    return bb_trainer_forward_program(t, false, &t->test, err);
 }
 
 /* Adam moves every number by about the learning rate, which would be far too much for a small step
@@ -119,7 +140,8 @@ static bb_status open_teacher(bb_trainer *t, bb_error *err) {
     if (!path)
         return bb_fail_memory(err, "teacher");
     BB_TRY(bb_run_import(t->run, path, &t->teacher_graph, err));
-    bb_gradient_options options = {.threads = t->run->threads, .forward_only = true};
+    bb_gradient_options options = {
+        .threads = t->run->threads, .forward_only = true, .bf16 = uses_bf16(t)};
     return create_program(t, t->teacher_graph, &options, &t->teacher, err);
 }
 
@@ -333,11 +355,11 @@ bb_status bb_trainer_backward(bb_trainer *t, bb_error *err) {
 /* ---- evaluation ---------------------------------------------------------------------------------
  */
 
-static void copy_statistics(bb_trainer *t) {
-    for (size_t i = 0; i < bb_gradient_n_statistics(t->train); i++) {
+void bb_trainer_copy_statistics(bb_gradient *from, bb_gradient *to) {
+    for (size_t i = 0; i < bb_gradient_n_statistics(from); i++) {
         size_t n;
-        const float *from = bb_gradient_statistic(t->train, i, NULL, &n);
-        memcpy(bb_gradient_statistic(t->test, i, NULL, NULL), from, n * sizeof(*from));
+        const float *data = bb_gradient_statistic(from, i, NULL, &n);
+        memcpy(bb_gradient_statistic(to, i, NULL, NULL), data, n * sizeof(*data));
     }
 }
 
@@ -346,7 +368,7 @@ bb_status bb_trainer_evaluate(bb_trainer *t, double *loss, double accuracy[BB_TR
     size_t right[BB_TRAIN_MAX_PROFILES] = {0}, images = bb_loader_images(t->run->test);
     size_t batches = bb_loader_batches(t->run->test), elements;
     double sum = 0;
-    copy_statistics(t);
+    bb_trainer_copy_statistics(t->train, t->test);
     BB_TRY(bb_loader_start(t->run->test, 0, 0, err));
     for (size_t b = 0; b < batches; b++) {
         bb_batch batch;

@@ -50,3 +50,12 @@ refuses 1 "unknown key 'bach'" bitbranch train wrong.json --set DATA=$data
 sed 's/"test": "${DATA}"/"test": "${DATA}", "test_split": "train"/' small.json >leak.json
 refuses 1 "the same ones" bitbranch train leak.json --set DATA=$data --out leak
 refuses 2 "takes NAME=VALUE" bitbranch train small.json --set DATA
+
+# bf16: refused with the reason where the processor has none, else as good as f32.
+refuses 2 "precision" bitbranch train small.json --set DATA=$data --precision f16
+refuses 1 "AVX512-BF16" env DNNL_MAX_CPU_ISA=AVX2 bitbranch train small.json --set DATA=$data --precision bf16
+if grep -q avx512_bf16 /proc/cpuinfo; then
+    train --quiet --out bf16 --precision bf16 >/dev/null
+    above "$(number model_top1 <bf16/results.json)" 60
+    [ "$(grep -c '"precision": "bf16"' bf16/results.json)" = 2 ]
+fi

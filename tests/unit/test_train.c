@@ -5,6 +5,7 @@
 #include "bitbranch/export.h"
 #include "bitbranch/train.h"
 #include "nn/executor.h"
+#include "nn/gradient.h"
 #include "passes/passes.h"
 #include "train/network.h"
 #include "train_data.h"
@@ -41,6 +42,7 @@ static const char *const networks[] = {"float.onnx", "adam.onnx", "w2a2.onnx", "
                                        "kept.onnx"};
 
 typedef struct watch {
+    bb_precision precision;
     int batches;          /* seen so far */
     int stop_at, kill_at; /* after that many; 0: never */
     int epochs, stages, messages;
@@ -78,6 +80,7 @@ static bb_status run(const char *out, watch *w, bb_train_outcome *outcome, bb_er
     options.out = folder;
     options.variables = (const char *[]){data};
     options.n_variables = 1;
+    options.precision = w->precision;
     options.progress = look;
     options.progress_user = w;
     return bb_train(at("config.json"), &options, outcome, err);
@@ -102,15 +105,27 @@ static int run_apart(const char *out, watch w, int finished) {
     return WIFEXITED(code) ? WEXITSTATUS(code) : -1;
 }
 
-static void assert_same_file(const char *a, const char *b) {
+static bool same_file(const char *a, const char *b) {
     bb_file x, y;
     bb_error err;
     if (bb_file_open(a, &x, &err) != BB_STATUS_OK || bb_file_open(b, &y, &err) != BB_STATUS_OK)
         fail_msg("%s", err.message);
-    if (x.size != y.size || memcmp(x.data, y.data, x.size) != 0)
-        fail_msg("%s and %s differ", a, b);
+    bool same = x.size == y.size && memcmp(x.data, y.data, x.size) == 0;
     bb_file_close(&x);
     bb_file_close(&y);
+    return same;
+}
+
+static bool holds(const char *path, const char *word) {
+    bb_file file;
+    bb_buffer text = {0};
+    assert_int_equal(bb_file_open(path, &file, NULL), BB_STATUS_OK);
+    bb_buffer_append(&text, file.data, file.size);
+    bb_buffer_append(&text, "", 1);
+    bb_file_close(&file);
+    bool found = strstr(text.data, word) != NULL;
+    bb_buffer_free(&text);
+    return found;
 }
 
 static void assert_same_networks(const char *a, const char *b) {
@@ -118,7 +133,8 @@ static void assert_same_networks(const char *a, const char *b) {
         char x[64], y[64];
         snprintf(x, sizeof(x), "%s/%s", a, networks[i]);
         snprintf(y, sizeof(y), "%s/%s", b, networks[i]);
-        assert_same_file(at(x), at(y));
+        if (!same_file(at(x), at(y)))
+            fail_msg("%s and %s differ", x, y);
     }
 }
 
@@ -141,6 +157,30 @@ static void stopped_training_ends_with_the_same_bits(void **state) {
         assert_int_equal(run_apart("stopped", (watch){.stop_at = 5}, 0), 0);
     assert_int_equal(run_apart("stopped", (watch){.stop_at = 5}, 1), 0); /* 44 = 8 * 5 + 4 */
     assert_same_networks("whole", "stopped");
+}
+
+/* The same bits for the same precision; other bits than f32 gives; what went on in the other
+ * precision says so. */
+static void training_in_bf16(void **state) {
+    const watch bf16 = {.precision = BB_PRECISION_BF16};
+    watch killed = bf16;
+    bb_error err;
+    if (bb_gradient_check_bf16(&err) != BB_STATUS_OK) {
+        print_message("%s\n", err.message);
+        skip();
+    }
+    killed.kill_at = 17;
+    assert_int_equal(run_apart("bf16", bf16, 1), 0);
+    assert_true(holds(at("bf16/results.json"), "\"precision\": \"bf16\""));
+    assert_false(holds(at("bf16/results.json"), "f32"));
+    assert_false(same_file(at("bf16/float.onnx"), at("whole/float.onnx")));
+    assert_int_equal(run_apart("bf16-killed", killed, 1), -1);
+    assert_int_equal(run_apart("bf16-killed", bf16, 1), 0);
+    assert_same_networks("bf16", "bf16-killed");
+    assert_int_equal(run_apart("mixed", (watch){.stop_at = 5}, 0), 0);
+    assert_int_equal(run_apart("mixed", bf16, 1), 0);
+    assert_true(holds(at("mixed/results.json"), "\"f32, bf16\""));
+    assert_true(holds(at("mixed/results.json"), "\"bf16\""));
 }
 
 /* A folder in use is refused; what a killed run left half written goes. */
@@ -190,15 +230,9 @@ static void reports_are_written(void **state) {
         {"learned/curve.svg", {"<svg", "polyline", "w2a2", "</svg>"}},
     };
     for (size_t i = 0; i < BB_COUNT(reports); i++) {
-        bb_file file;
-        bb_buffer text = {0};
-        assert_int_equal(bb_file_open(at(reports[i].file), &file, NULL), BB_STATUS_OK);
-        bb_buffer_append(&text, file.data, file.size);
-        bb_file_close(&file);
         for (int k = 0; k < 4; k++)
-            if (!strstr(text.data, reports[i].words[k]))
+            if (!holds(at(reports[i].file), reports[i].words[k]))
                 fail_msg("%s lacks '%s'", reports[i].file, reports[i].words[k]);
-        bb_buffer_free(&text);
     }
 }
 
@@ -307,6 +341,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(killed_training_ends_with_the_same_bits),
         cmocka_unit_test(stopped_training_ends_with_the_same_bits),
+        cmocka_unit_test(training_in_bf16),
         cmocka_unit_test(a_folder_has_one_run_at_a_time),
         cmocka_unit_test(networks_learn),
         cmocka_unit_test(reports_are_written),

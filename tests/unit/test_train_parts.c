@@ -9,6 +9,7 @@
 #include "train_data.h"
 #include <math.h>
 #include <unistd.h>
+#include <zlib.h>
 
 static void near(double got, double want) {
     if (!(fabs(got - want) <= 1e-9 * (1 + fabs(want))))
@@ -201,7 +202,7 @@ static void failing_allocations_are_reported(void **state) {
 static float first[3] = {1, 2, 3}, second[2] = {4, 5};
 
 static void write_checkpoint(void) {
-    bb_position position = {.stage = 1, .epoch = 2, .batch = 3, .loss_sum = 0.5};
+    bb_position position = {.stage = 1, .epoch = 2, .batch = 3, .loss_sum = 0.5, .precisions = 2};
     bb_record record = {.n_results = 1};
     bb_checkpoint_array arrays[2] = {{first, 3}, {second, 2}};
     bb_epoch_row row = {.stage = 0, .epoch = 7};
@@ -234,6 +235,33 @@ static void checkpoints_come_back(void **state) {
     bb_checkpoint_close(&c);
     bb_record_free(&record);
     assert_int_equal(bb_checkpoint_open(at("none.bin"), &c, &record, &err), BB_STATUS_NOT_FOUND);
+}
+
+/* The header is magic[8], version, sizes of position, row and result, ... */
+static void shorter_structures_of_older_checkpoints_are_filled_up(void **state) {
+    enum { SIZES = 12, POSITION = 48, SHORTER = 8 };
+    bb_file file;
+    bb_checkpoint c;
+    bb_record record = {0};
+    write_checkpoint();
+    assert_int_equal(bb_file_open(at("c.bin"), &file, NULL), BB_STATUS_OK);
+    size_t size = file.size - SHORTER, cut = POSITION + sizeof(bb_position) - SHORTER;
+    uint8_t *bytes = malloc(file.size);
+    memcpy(bytes, file.data, cut);
+    memcpy(bytes + cut, file.data + cut + SHORTER, size - cut);
+    bb_file_close(&file);
+    uint32_t shorter = sizeof(bb_position) - SHORTER;
+    memcpy(bytes + SIZES, &shorter, sizeof(shorter));
+    uint32_t crc = (uint32_t)crc32(crc32(0, NULL, 0), bytes, (uInt)(size - sizeof(crc)));
+    memcpy(bytes + size - sizeof(crc), &crc, sizeof(crc));
+    assert_int_equal(bb_file_write(at("old.bin"), bytes, size, NULL), BB_STATUS_OK);
+    free(bytes);
+    assert_int_equal(bb_checkpoint_open(at("old.bin"), &c, &record, NULL), BB_STATUS_OK);
+    assert_int_equal(c.position.batch, 3);
+    assert_int_equal(c.position.precisions, 0);
+    assert_int_equal(record.rows[0].epoch, 7);
+    bb_checkpoint_close(&c);
+    bb_record_free(&record);
 }
 
 /* Any byte changed, any length cut. */
@@ -271,6 +299,7 @@ int main(void) {
         cmocka_unit_test(tiny_images_are_refused),
         cmocka_unit_test(failing_allocations_are_reported),
         cmocka_unit_test(checkpoints_come_back),
+        cmocka_unit_test(shorter_structures_of_older_checkpoints_are_filled_up),
         cmocka_unit_test(damaged_checkpoints_are_refused),
     };
     return cmocka_run_group_tests(tests, make_root, remove_root);
