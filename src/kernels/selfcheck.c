@@ -12,7 +12,7 @@
 enum {
     NEW_SETS = BB_CPU_AVX_VNNI | BB_CPU_AVX512 | BB_CPU_AVX512_VNNI | BB_CPU_AVX512_POPCNT |
                BB_CPU_AVX512_VBMI,
-    SIZE = 4, /**< of the image, with padding 1 and a 3x3 window */
+    SIZE = 4, /**< of the image */
     MARGIN = 64,
     IN_CHANNELS = 37,
     OUT_CHANNELS = 70,
@@ -38,8 +38,12 @@ static void collect(void *user, int32_t y, int32_t x, int32_t n_pixels, int32_t 
                acc + (size_t)p * stride, (size_t)n_channels * sizeof(*acc));
 }
 
-static void fill(trial *t, uint32_t m, uint32_t k, bool depthwise) {
-    const int32_t groups = depthwise ? IN_CHANNELS : 1;
+/** Kinds of layers that have kernels of their own. */
+typedef enum layer_kind { WINDOW, DEPTHWISE, POINTWISE, KINDS } layer_kind;
+
+static void fill(trial *t, uint32_t m, uint32_t k, layer_kind kind) {
+    const bool depthwise = kind == DEPTHWISE;
+    const int32_t groups = depthwise ? IN_CHANNELS : 1, window = kind == POINTWISE ? 1 : 3;
     bb_rng rng;
 
     t->desc = (bb_conv_desc){.in_height = SIZE,
@@ -48,10 +52,10 @@ static void fill(trial *t, uint32_t m, uint32_t k, bool depthwise) {
                              .out_height = SIZE,
                              .out_width = SIZE,
                              .out_channels = depthwise ? IN_CHANNELS : OUT_CHANNELS,
-                             .kernel = {3, 3},
+                             .kernel = {window, window},
                              .stride = {1, 1},
                              .dilation = {1, 1},
-                             .pad_begin = {1, 1},
+                             .pad_begin = {window / 2, window / 2},
                              .groups = groups,
                              .activation_bits = m,
                              .weight_bits = k,
@@ -82,12 +86,12 @@ static bool run(trial *t, const bb_conv_kernel *kernel, int32_t *out) {
 }
 
 /** Every new kernel this processor has, at one pair of bits. */
-static bool agree(trial *t, uint32_t cpu, uint32_t m, uint32_t k, bool depthwise) {
+static bool agree(trial *t, uint32_t cpu, uint32_t m, uint32_t k, layer_kind kind) {
     bool have_reference = false;
     size_t n;
     const bb_conv_kernel *const *kernels = bb_conv_kernels(&n);
 
-    fill(t, m, k, depthwise);
+    fill(t, m, k, kind);
     for (size_t i = 0; i < n; i++) {
         if ((kernels[i]->cpu & ~cpu) || !(kernels[i]->cpu & NEW_SETS) ||
             !kernels[i]->supports(&t->desc))
@@ -109,8 +113,8 @@ static bool check(uint32_t cpu) {
     bool ok = t != NULL;
 
     for (size_t i = 0; ok && i < BB_COUNT(pairs); i++)
-        ok = agree(t, cpu, pairs[i].m, pairs[i].k, false) &&
-             agree(t, cpu, pairs[i].m, pairs[i].k, true);
+        for (int layer = WINDOW; ok && layer < KINDS; layer++)
+            ok = agree(t, cpu, pairs[i].m, pairs[i].k, (layer_kind)layer);
     bb_free(t);
     return ok;
 }

@@ -1,62 +1,97 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* LINEAR in float, 32, 16 or 8 channels of a pixel at a time; see requant_float_avx512.c. */
-#include "kernels/x86/requant_x86.h"
+/* LINEAR in float, 32, 16 or 8 channels of a pixel at a time. */
+#include "kernels/requant.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#define AVX2 __attribute__((target("avx2,fma")))
-#define INLINE AVX2 __attribute__((always_inline)) static inline
+#define TARGET __attribute__((target("avx2,fma")))
+#define OPERATION TARGET __attribute__((always_inline)) static inline
 
-enum { LANES = 8, VECTORS = 4 };
+/* Masks are not used: callers keep to whole vectors. */
+enum { LANES = 8, ALL_LANES = 0xff, CAN_MASK = 0 };
+typedef __m256 floats;
+typedef __m256i ints;
+typedef unsigned mask;
 
-/* What a kernel has to do: known at compile time. */
-enum { WITH_BORDER = 1, WITH_Z2 = 2, WITH_BRACKET = 4 };
-
-typedef struct constants {
-    __m256 mult[VECTORS], mult2[VECTORS], low[VECTORS], high[VECTORS];
-    __m256i border[VECTORS], limit;
-} constants;
-
-/* Without a border the doubling of z1 goes into mult, a power of two. */
-INLINE constants load_constants(const bb_requant_tables *t, const bb_requant_job *job, size_t c,
-                                int n, int with) {
-    const __m256 factor = _mm256_set1_ps(!(with & WITH_BORDER) && job->z1_shift ? 2.0f : 1.0f);
-    constants k = {.limit = _mm256_set1_epi8((char)t->limit)};
-    for (int j = 0; j < n; j++, c += LANES) {
-        k.mult[j] = _mm256_mul_ps(_mm256_loadu_ps(t->mult_f + c), factor);
-        k.low[j] = _mm256_loadu_ps(t->low_f + c);
-        if (with & WITH_BORDER)
-            k.border[j] = _mm256_loadu_si256((const void *)(job->border + c));
-        if (with & WITH_Z2)
-            k.mult2[j] = _mm256_loadu_ps(t->mult2_f + c);
-        if (with & WITH_BRACKET)
-            k.high[j] = _mm256_loadu_ps(t->high_f + c);
-    }
-    return k;
+OPERATION floats float_set(float x) {
+    return _mm256_set1_ps(x);
 }
 
-INLINE __m256i load_lanes(const void *p, size_t i, bb_element type) {
-    if (type == BB_ELEMENT_I32)
-        return _mm256_loadu_si256((const void *)((const int32_t *)p + i));
-    if (type == BB_ELEMENT_U8)
-        return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)((const uint8_t *)p + i)));
-    return _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)((const uint16_t *)p + i)));
+OPERATION floats float_load(const float *p) {
+    return _mm256_loadu_ps(p);
 }
 
-/* Clamped bytes of 8*n lanes. Packing works in halves of 16 bytes: dword j of half l comes from
- * half l of vector j. */
-INLINE __m256i pack(const __m256i *v, int n, __m256i limit) {
-    const __m256i a = _mm256_packs_epi32(v[0], v[n > 1 ? 1 : 0]);
-    const __m256i b = n > 2 ? _mm256_packs_epi32(v[2], v[3]) : a;
+OPERATION void float_store(float *p, floats a) {
+    _mm256_storeu_ps(p, a);
+}
+
+OPERATION floats float_multiply(floats a, floats b) {
+    return _mm256_mul_ps(a, b);
+}
+
+OPERATION floats float_fma(floats a, floats b, floats c) {
+    return _mm256_fmadd_ps(a, b, c);
+}
+
+OPERATION floats float_of_ints(ints a) {
+    return _mm256_cvtepi32_ps(a);
+}
+
+OPERATION ints truncated(floats a) {
+    return _mm256_cvttps_epi32(a);
+}
+
+OPERATION ints int_load(const int32_t *p, mask lanes) {
+    (void)lanes;
+    return _mm256_loadu_si256((const void *)p);
+}
+
+OPERATION ints int_add(ints a, ints b) {
+    return _mm256_add_epi32(a, b);
+}
+
+OPERATION ints int_shift(ints a, __m128i by) {
+    return _mm256_sll_epi32(a, by);
+}
+
+OPERATION ints codes8(const uint8_t *p, mask lanes) {
+    (void)lanes;
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p));
+}
+
+OPERATION ints codes16(const uint16_t *p, mask lanes) {
+    (void)lanes;
+    return _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p));
+}
+
+OPERATION ints bytes_set(int32_t x) {
+    return _mm256_set1_epi8((char)x);
+}
+
+OPERATION mask first_lanes(int32_t n) {
+    (void)n;
+    return ALL_LANES;
+}
+
+OPERATION int32_t count_lanes(mask lanes) {
+    (void)lanes;
+    return LANES;
+}
+
+/* Packing works in halves of 16 bytes: dword j of half l comes from half l of vector j. */
+OPERATION ints pack(const ints *v, int n, ints limit) {
+    const ints a = _mm256_packs_epi32(v[0], v[n > 1 ? 1 : 0]);
+    const ints b = n > 2 ? _mm256_packs_epi32(v[2], v[3]) : a;
     return _mm256_min_epu8(_mm256_packus_epi16(a, b), limit);
 }
 
-INLINE __m256i in_order(__m256i packed) {
+OPERATION ints in_order(ints packed) {
     return _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
 
-INLINE void store(uint8_t *out, __m256i codes, int n) {
+OPERATION void store_codes(uint8_t *out, ints codes, int n, mask lanes) {
+    (void)lanes;
     if (n == 4)
         _mm256_storeu_si256((void *)out, codes);
     else if (n == 2)
@@ -65,116 +100,15 @@ INLINE void store(uint8_t *out, __m256i codes, int n) {
         _mm_storel_epi64((void *)out, _mm256_castsi256_si128(codes));
 }
 
-INLINE bool differ(__m256i a, __m256i b) {
-    const __m256i d = _mm256_xor_si256(a, b);
+OPERATION bool differ(ints a, ints b) {
+    const ints d = _mm256_xor_si256(a, b);
     return !_mm256_testz_si256(d, d);
 }
 
-/* The job's fields in registers: stores of bytes might change the job itself. */
-typedef struct view {
-    const void *z1, *z2;
-    uint8_t *out;
-    size_t z1_stride, z2_stride, out_stride;
-    __m128i shift;
-    bb_element z1_type, z2_type;
-} view;
-
-INLINE view view_at(const bb_requant_job *job, bb_element type, size_t i) {
-    return (view){.z1 = (const uint8_t *)job->z1 + i * bb_element_size(type),
-                  .z2 = (const uint8_t *)job->z2 + i * bb_element_size(job->z2_type),
-                  .out = (uint8_t *)job->out + i,
-                  .z1_stride = job->z1_stride,
-                  .z2_stride = job->z2_stride,
-                  .out_stride = job->out_stride,
-                  .shift = _mm_cvtsi32_si128(job->z1_shift),
-                  .z1_type = type,
-                  .z2_type = job->z2_type};
-}
-
-/* False where the bracket of some lane holds two codes. */
-INLINE bool pixel(const view *v, const constants *k, int with, int n, size_t p) {
-    __m256i low[VECTORS], high[VECTORS];
-    for (int j = 0; j < n; j++) {
-        const size_t lane = (size_t)j * LANES;
-        __m256i z1 = load_lanes(v->z1, p * v->z1_stride + lane, v->z1_type);
-        if (with & WITH_BORDER)
-            z1 = _mm256_add_epi32(_mm256_sll_epi32(z1, v->shift), k->border[j]);
-        const __m256 z = _mm256_cvtepi32_ps(z1);
-        __m256 add = k->low[j], add2 = k->high[j];
-        if (with & WITH_Z2) {
-            const __m256 u2 =
-                _mm256_cvtepi32_ps(load_lanes(v->z2, p * v->z2_stride + lane, v->z2_type));
-            add = _mm256_fmadd_ps(u2, k->mult2[j], add);
-            add2 = _mm256_fmadd_ps(u2, k->mult2[j], add2);
-        }
-        low[j] = _mm256_cvttps_epi32(_mm256_fmadd_ps(z, k->mult[j], add));
-        if (with & WITH_BRACKET)
-            high[j] = _mm256_cvttps_epi32(_mm256_fmadd_ps(z, k->mult[j], add2));
-    }
-    const __m256i codes = pack(low, n, k->limit);
-    if ((with & WITH_BRACKET) && differ(codes, pack(high, n, k->limit)))
-        return false;
-    store(v->out + p * v->out_stride, in_order(codes), n);
-    return true;
-}
-
-__attribute__((noinline)) static void decide(const bb_requant_tables *t, const bb_requant_job *job,
-                                             bb_requant_fn exact, size_t p, int32_t i,
-                                             int32_t n_channels) {
-    const bb_requant_job part = bb_requant_part(job, p, i, n_channels);
-    exact(t, &part);
-}
-
-INLINE void group(const bb_requant_tables *t, const bb_requant_job *job, bb_requant_fn exact,
-                  bb_element type, int with, int n, int32_t i) {
-    const constants k = load_constants(t, job, (size_t)(job->c0 + i), n, with);
-    const view v = view_at(job, type, (size_t)i);
-    const size_t pixels = (size_t)job->n_pixels;
-    for (size_t p = 0; p < pixels; p++)
-        if (!pixel(&v, &k, with, n, p))
-            decide(t, job, exact, p, i, n * LANES);
-}
-
-INLINE void groups(const bb_requant_tables *t, const bb_requant_job *job, bb_requant_fn exact,
-                   bb_element type, int with) {
-    const int32_t n = job->n_channels;
-    int32_t i = 0;
-    for (; i + 4 * LANES <= n; i += 4 * LANES)
-        group(t, job, exact, type, with, 4, i);
-    if (i + 2 * LANES <= n) {
-        group(t, job, exact, type, with, 2, i);
-        i += 2 * LANES;
-    }
-    if (i + LANES <= n)
-        group(t, job, exact, type, with, 1, i);
-}
-
-#define VARIANT(name, type, with)                                                                  \
-    AVX2 static void name(const bb_requant_tables *t, const bb_requant_job *job,                   \
-                          bb_requant_fn exact) {                                                   \
-        groups(t, job, exact, type, with);                                                         \
-    }
-
-VARIANT(sums, BB_ELEMENT_I32, 0)
-VARIANT(sums_border, BB_ELEMENT_I32, WITH_BORDER)
-VARIANT(sums_bracket, BB_ELEMENT_I32, WITH_BRACKET)
-VARIANT(sums_border_bracket, BB_ELEMENT_I32, WITH_BORDER | WITH_BRACKET)
-VARIANT(sums_z2, BB_ELEMENT_I32, WITH_BRACKET | WITH_Z2)
-VARIANT(sums_border_z2, BB_ELEMENT_I32, WITH_BORDER | WITH_BRACKET | WITH_Z2)
-VARIANT(codes, BB_ELEMENT_U8, 0)
-VARIANT(codes_border, BB_ELEMENT_U8, WITH_BORDER)
-VARIANT(codes_bracket, BB_ELEMENT_U8, WITH_BRACKET)
-VARIANT(codes_border_bracket, BB_ELEMENT_U8, WITH_BORDER | WITH_BRACKET)
-VARIANT(codes_z2, BB_ELEMENT_U8, WITH_BRACKET | WITH_Z2)
-VARIANT(codes_border_z2, BB_ELEMENT_U8, WITH_BORDER | WITH_BRACKET | WITH_Z2)
+#include "kernels/x86/requant_float_x86.h"
 
 void bb_requant_float_avx2(const bb_requant_tables *t, const bb_requant_job *job,
                            bb_requant_fn exact) {
-    typedef void (*variant)(const bb_requant_tables *, const bb_requant_job *, bb_requant_fn);
-    static const variant of[2][2][3] = {
-        {{sums, sums_bracket, sums_z2}, {sums_border, sums_border_bracket, sums_border_z2}},
-        {{codes, codes_bracket, codes_z2}, {codes_border, codes_border_bracket, codes_border_z2}}};
-    const int border = !job->no_border && !t->folded;
-    of[job->z1_type == BB_ELEMENT_U8][border][t->has_z2 ? 2 : t->high_f != NULL](t, job, exact);
+    run(t, job, exact);
 }
 #endif
