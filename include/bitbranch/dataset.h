@@ -37,20 +37,23 @@ BB_API void bb_dataset_options_init(bb_dataset_options *options);
  *  - image folder: one folder a class, below folders named after splits or directly
  *  - images: a folder of images without labels, or one image
  * A folder without splits (split "all") is used for anything. An unknown split is NOT_FOUND and
- * lists those present. Images are read when asked for; a .gz file is expanded here.
+ * lists those present. Images are read when asked for; a .gz file is expanded here. options NULL =
+ * the defaults.
  */
 BB_API bb_status bb_dataset_open(const char *path, const bb_dataset_options *options,
                                  bb_dataset **dataset, bb_error *err);
-BB_API void bb_dataset_destroy(bb_dataset *dataset);
+BB_API void bb_dataset_destroy(bb_dataset *dataset); /**< NULL is fine */
+/** Number of images, at least 1. */
 BB_API size_t bb_dataset_size(const bb_dataset *dataset);
 /** Kind of layout found ("image folder", "idx", ...), split in use and its file or folder, for
  *  reports and for the leak check. */
 BB_API const char *bb_dataset_kind(const bb_dataset *dataset);
 BB_API const char *bb_dataset_split(const bb_dataset *dataset);
 BB_API const char *bb_dataset_source(const bb_dataset *dataset);
-/** Reads image i and its class (-1 = unlabelled). Safe from several threads. */
+/** Reads image i, to be freed with bb_image_free. Safe from several threads. */
 BB_API bb_status bb_dataset_image(const bb_dataset *dataset, size_t i, bb_image *image,
                                   bb_error *err);
+/** Class of image i, -1 where it has none. */
 BB_API int bb_dataset_label(const bb_dataset *dataset, size_t i);
 /** A name for image i, for tables: file name or "source[i]". Lives as long as the dataset. */
 BB_API const char *bb_dataset_name(const bb_dataset *dataset, size_t i);

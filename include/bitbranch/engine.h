@@ -39,10 +39,11 @@ typedef struct bb_engine_options {
 } bb_engine_options;
 BB_API void bb_engine_options_init(bb_engine_options *options);
 
-/** The model must outlive the engine. */
+/** Plans the run: chooses kernels and packs weights. options NULL = the defaults. The model must
+ *  outlive the engine. */
 BB_API bb_status bb_engine_create(const bb_model *model, const bb_engine_options *options,
                                   bb_engine **engine, bb_error *err);
-BB_API void bb_engine_destroy(bb_engine *engine);
+BB_API void bb_engine_destroy(bb_engine *engine); /**< NULL is fine */
 
 typedef enum bb_element_type {
     BB_TYPE_U8 = 1,  /**< codes of up to 8 bits, or pixels */
@@ -62,8 +63,9 @@ typedef struct bb_tensor_desc {
     uint32_t bits; /**< 0 for F32 */
     float scale;
     int32_t a0;
-    size_t bytes;
+    size_t bytes; /**< of the whole tensor */
 } bb_tensor_desc;
+/** Numbers of inputs and outputs, and what each must look like; NOT_FOUND beyond them. */
 BB_API size_t bb_engine_inputs(const bb_engine *engine);
 BB_API size_t bb_engine_outputs(const bb_engine *engine);
 BB_API bb_status bb_engine_input(const bb_engine *engine, size_t i, bb_tensor_desc *desc,
@@ -91,14 +93,16 @@ typedef struct bb_plan_info {
     size_t n_tuned;              /**< 0 where nothing was measured */
     const bb_kernel_time *tuned; /**< fastest first; lives as long as the engine */
 } bb_plan_info;
+/** node: 0..bb_model_info.layers-1, else NOT_FOUND. */
 BB_API bb_status bb_engine_get_plan(const bb_engine *engine, size_t node, bb_plan_info *info,
                                     bb_error *err);
 /** Flags in use, e.g. "avx2 ssse3". */
 BB_API const char *bb_engine_cpu(const bb_engine *engine);
 
-/** One per concurrent caller; owns its worker threads. The engine must outlive it. */
+/** One per concurrent caller; owns its worker threads. The engine must outlive it. A context is
+ * used by one thread at a time, which need not be the one that created it. */
 BB_API bb_status bb_context_create(const bb_engine *engine, bb_context **context, bb_error *err);
-BB_API void bb_context_destroy(bb_context *context);
+BB_API void bb_context_destroy(bb_context *context); /**< NULL is fine */
 
 /**
  * Runs once; allocates nothing. inputs[i] and outputs[i] point to bb_tensor_desc.bytes bytes laid
@@ -124,12 +128,15 @@ typedef struct bb_tap_event {
     float scale;
     int32_t a0;
 } bb_tap_event;
+/** Called in the thread that runs the context, in the order of the nodes. */
 typedef void (*bb_tap_fn)(void *user, const bb_tap_event *event);
-/** fn NULL switches it off. With a tap set, runs are slower and use more memory. */
+/** fn NULL switches it off. With a tap set, runs are slower and use more memory, which is allocated
+ *  here. */
 BB_API bb_status bb_context_set_tap(bb_context *context, bb_tap_fn fn, void *user, bb_error *err);
 
-/** Nanoseconds spent in each node by the last run; n = bb_model_info.layers entries. Timing costs
- *  two clock reads a node and is off until enabled. */
+/** Nanoseconds spent in each node by the last run, one entry for each of bb_model_info.layers;
+ * zeros before the first run and without timing, which costs two clock reads a node and is off
+ * until enabled. */
 BB_API void bb_context_enable_timing(bb_context *context, int enabled);
 BB_API const uint64_t *bb_context_node_ns(const bb_context *context);
 

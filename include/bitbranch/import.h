@@ -38,6 +38,7 @@ typedef struct bb_graph_info {
     int64_t input_dims[4];  /**< of input 0 in its own order; -1 = open, 0 beyond its rank */
 } bb_graph_info;
 BB_API void bb_graph_info_init(bb_graph_info *info);
+/** Strings live as long as the graph. */
 BB_API bb_status bb_graph_get_info(const bb_graph *graph, bb_graph_info *info, bb_error *err);
 
 /** One node, for reports. Strings live as long as the graph. */
@@ -48,6 +49,7 @@ typedef struct bb_graph_node_info {
     int out_rank;
     uint64_t macs, parameters;
 } bb_graph_node_info;
+/** node: 0..bb_graph_info.nodes-1, else NOT_FOUND. */
 BB_API bb_status bb_graph_get_node(const bb_graph *graph, size_t node, bb_graph_node_info *info,
                                    bb_error *err);
 
@@ -57,7 +59,7 @@ typedef struct bb_float_net bb_float_net;
 /** input_dims: NCHW of input 0, 0 = as the file says (N then 1). The graph must outlive it. */
 BB_API bb_status bb_float_net_create(const bb_graph *graph, const int64_t input_dims[4],
                                      size_t threads, bb_float_net **net, bb_error *err);
-BB_API void bb_float_net_destroy(bb_float_net *net);
+BB_API void bb_float_net_destroy(bb_float_net *net); /**< NULL is fine */
 BB_API size_t bb_float_net_outputs(const bb_float_net *net);
 /** Called for every node's f32 result in execution order, in plain ONNX layout. `name` is the ONNX
  *  tensor name. The data is only valid during the call. */

@@ -43,6 +43,7 @@ typedef struct bb_model_info {
     const char *labels;      /**< newline-separated class names or NULL */
 } bb_model_info;
 BB_API void bb_model_info_init(bb_model_info *info);
+/** Strings live as long as the model. */
 BB_API bb_status bb_model_get_info(const bb_model *model, bb_model_info *info, bb_error *err);
 
 /** One choice of bits that the file can run at. */
@@ -70,6 +71,7 @@ typedef struct bb_layer_info {
     uint64_t weight_bytes;    /**< planes used by this profile */
     const char *float_reason; /**< why it stayed float, or NULL */
 } bb_layer_info;
+/** profile, layer: counted from 0; NOT_FOUND beyond bb_model_info.profiles and .layers. */
 BB_API bb_status bb_model_get_layer(const bb_model *model, size_t profile, size_t layer,
                                     bb_layer_info *info, bb_error *err);
 

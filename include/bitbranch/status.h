@@ -7,6 +7,15 @@
  * `bb_error *err`, a non-NULL err is filled with one line naming file, node and reason;
  * err is only written on failure. The library never prints, exits or aborts on input.
  */
+/*
+ * What holds for all headers:
+ *  - Results by output parameters mean something only after BB_STATUS_OK; after a failure there is
+ *    nothing to release.
+ *  - Options begin with `struct_size` and are initialised by their _init function, then changed.
+ *    Options of another size (another version of the library) are INVALID_ARGUMENT.
+ *  - Strings are UTF-8. Strings and arrays that a function returns belong to the object asked.
+ *  - Objects may be used by several threads at once only where their header says so.
+ */
 #ifndef BITBRANCH_STATUS_H
 #define BITBRANCH_STATUS_H
 

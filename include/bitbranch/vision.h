@@ -23,12 +23,14 @@ BB_API void bb_image_free(bb_image *image);
 
 typedef enum bb_task { BB_TASK_CLASSIFY, BB_TASK_DETECT, BB_TASK_SEGMENT, BB_TASK_TENSOR } bb_task;
 
-/** Task config of one model (docs/config.md), parsed and checked. */
+/** Task config of one model (docs/config.md), parsed and checked; immutable, shareable between
+ *  threads. */
 typedef struct bb_config bb_config;
+/** json: the text; name: of its file, for messages and for what lies beside it. */
 BB_API bb_status bb_config_parse(const char *json, const char *name, bb_config **config,
                                  bb_error *err);
 BB_API bb_status bb_config_load(const char *path, bb_config **config, bb_error *err);
-BB_API void bb_config_destroy(bb_config *config);
+BB_API void bb_config_destroy(bb_config *config); /**< NULL is fine */
 BB_API bb_task bb_config_task(const bb_config *config);
 /** The JSON text it came from, for storing in a model. */
 BB_API const char *bb_config_json(const bb_config *config);
@@ -37,7 +39,7 @@ BB_API const char *bb_config_labels_file(const bb_config *config);
 /** Reads labels_file: class names, one a line, without the first drop_first lines, so that line k
  *  is class k. NULL where the config names no file. Release with bb_text_free. */
 BB_API bb_status bb_config_read_labels(const bb_config *config, char **labels, bb_error *err);
-BB_API void bb_text_free(char *text);
+BB_API void bb_text_free(char *text); /**< NULL is fine */
 /** channels, height, width of the tensor the network takes. */
 BB_API void bb_config_input(const bb_config *config, int *channels, int *height, int *width);
 /** value = (pixel*scale - mean[c]) / std[c]; *exact_pixels is 1 where that is all there is (no
@@ -46,7 +48,8 @@ BB_API void bb_config_normalization(const bb_config *config, float *scale, float
                                     float std[4], int *exact_pixels);
 /** 1 where round_levels is given: value = clip(round(value*scale), min, max)/scale; else 0. */
 BB_API int bb_config_levels(const bb_config *config, float *scale, float *min, float *max);
-/** Resizes, crops or letterboxes to the input size and orders channels: 8-bit HWC pixels. */
+/** Resizes, crops or letterboxes to the input size and orders channels: height x width x channels
+ *  8-bit pixels (bb_config_input). */
 BB_API bb_status bb_config_pixels(const bb_config *config, const bb_image *image, uint8_t *hwc,
                                   bb_error *err);
 /** As above, then normalised to the f32 NCHW tensor. */

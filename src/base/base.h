@@ -26,6 +26,10 @@ bb_status bb_fail_memory(bb_error *err, const char *what);
 /** Puts "prefix: " before the message of an error that is being passed on. Returns status. */
 bb_status bb_error_prefix(bb_error *err, bb_status status, const char *fmt, ...) BB_PRINTF(3, 4);
 
+/** INVALID_ARGUMENT where options, named `what`, are not of this library's size: never initialised,
+ *  or of another version, whose further wishes nobody here would hear. */
+bb_status bb_check_options(size_t struct_size, size_t own_size, const char *what, bb_error *err);
+
 /** Returns from the calling function when `expr` is not OK. */
 #define BB_TRY(expr)                                                                               \
     do {                                                                                           \

@@ -59,6 +59,13 @@ bb_status bb_fail_memory(bb_error *err, const char *what) {
     return bb_fail(err, BB_STATUS_OUT_OF_MEMORY, "out of memory for %s", what);
 }
 
+bb_status bb_check_options(size_t struct_size, size_t own_size, const char *what, bb_error *err) {
+    if (struct_size == own_size)
+        return BB_STATUS_OK;
+    return bb_fail(err, BB_STATUS_INVALID_ARGUMENT,
+                   "%s of another library version, or not initialised by %s_init", what, what);
+}
+
 bb_status bb_error_prefix(bb_error *err, bb_status status, const char *fmt, ...) {
     if (status == BB_STATUS_OK || !err)
         return status;

@@ -50,6 +50,9 @@ uint32_t bb_cpu_detect(void);
 bb_status bb_cpu_parse(const char *text, uint32_t *flags, bb_error *err);
 /** Detected flags, limited by the environment's BITBRANCH_CPU if that is set and valid. */
 uint32_t bb_cpu_flags(void);
+/** INVALID_ARGUMENT where BITBRANCH_CPU is set to a name that does not exist: whoever sets it wants
+ *  a limit, and would take results without one for results with it. */
+bb_status bb_cpu_check_environment(bb_error *err);
 /** "avx2 ssse3", newest first, for reports; "ref" when there are none. */
 void bb_cpu_describe(uint32_t flags, char *text, size_t size);
 

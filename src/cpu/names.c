@@ -44,8 +44,24 @@ bb_status bb_cpu_parse(const char *text, uint32_t *flags, bb_error *err) {
                    text, names);
 }
 
+/** NULL where there is no limit. */
+static const char *environment_limit(void) {
+    const char *name = getenv("BITBRANCH_CPU");
+
+    return name && *name ? name : NULL;
+}
+
+bb_status bb_cpu_check_environment(bb_error *err) {
+    const char *name = environment_limit();
+    uint32_t flags;
+
+    if (!name)
+        return BB_STATUS_OK;
+    return bb_error_prefix(err, bb_cpu_parse(name, &flags, err), "BITBRANCH_CPU");
+}
+
 uint32_t bb_cpu_flags(void) {
-    const char *mask = getenv("BITBRANCH_CPU");
+    const char *mask = environment_limit();
     uint32_t flags = bb_cpu_detect(), limit;
 
     if (mask && bb_cpu_parse(mask, &limit, NULL) == BB_STATUS_OK)

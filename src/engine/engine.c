@@ -9,6 +9,7 @@ void bb_engine_options_init(bb_engine_options *options) {
 }
 
 static bb_status choose_cpu(bb_engine *engine, const char *name, bb_error *err) {
+    BB_TRY(bb_cpu_check_environment(err));
     engine->cpu = bb_cpu_flags();
     if (name) {
         uint32_t wanted;
@@ -70,9 +71,7 @@ static bb_status build(bb_engine *engine, const bb_engine_options *options, bb_e
 
 static bb_status check_options(const bb_model *model, const bb_engine_options *options,
                                bb_error *err) {
-    if (options->struct_size != sizeof(*options))
-        return bb_fail(err, BB_STATUS_INVALID_ARGUMENT,
-                       "bb_engine_options of another library version, or not initialised");
+    BB_TRY(bb_check_options(options->struct_size, sizeof(*options), "bb_engine_options", err));
     if (options->threads > 1024)
         return bb_fail(err, BB_STATUS_INVALID_ARGUMENT, "threads must be 1..1024, not %zu",
                        options->threads);

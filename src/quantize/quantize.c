@@ -69,6 +69,7 @@ static bb_status prepare_graph(bb_quantization *q, const bb_graph *graph, bb_err
 bb_status bb_quantize_open(bb_quantization *q, const bb_graph *graph,
                            const bb_quantize_options *options, bb_error *err) {
     *q = (bb_quantization){.options = options, .n_profiles = options->n_profiles};
+    BB_TRY(bb_check_options(options->struct_size, sizeof(*options), "bb_quantize_options", err));
     q->threads = options->threads ? options->threads : 1;
     if (q->n_profiles < 1 || q->n_profiles > BB_QUANTIZE_MAX_PROFILES)
         return bb_fail(err, BB_STATUS_INVALID_ARGUMENT, "between 1 and %d profiles are possible",
@@ -180,6 +181,7 @@ bb_status bb_quantize_plan(const bb_graph *graph, const bb_quantize_options *opt
 bb_status bb_import_quantized(const bb_graph *graph, const bb_quantize_options *options,
                               bb_model **model, bb_error *err) {
     *model = NULL;
+    BB_TRY(bb_check_options(options->struct_size, sizeof(*options), "bb_quantize_options", err));
     bb_graph *copy = bb_graph_clone(graph);
     if (!copy)
         return bb_fail_memory(err, "copy of the graph");

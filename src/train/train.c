@@ -262,8 +262,10 @@ bb_status bb_train(const char *config, const bb_train_options *options, bb_train
                    bb_error *err) {
     bb_run run = {.started = seconds(), .lock = -1};
     bb_train_options_init(&run.options);
-    if (options)
+    if (options) {
+        BB_TRY(bb_check_options(options->struct_size, sizeof(*options), "bb_train_options", err));
         run.options = *options;
+    }
     run.threads = run.options.threads > 0 ? run.options.threads : 1;
     bb_status status = run_all(&run, config, err);
     if (status == BB_STATUS_CANCELLED && run.stopped)

@@ -193,6 +193,7 @@ bb_status bb_dataset_open(const char *path, const bb_dataset_options *options, b
     bb_dataset_options_init(&defaults);
     if (!options)
         options = &defaults;
+    BB_TRY(bb_check_options(options->struct_size, sizeof(*options), "bb_dataset_options", err));
     bb_dataset *dataset = bb_calloc_array(1, sizeof(*dataset));
     if (!dataset || !(dataset->arena = bb_arena_create())) {
         bb_free(dataset);

@@ -30,10 +30,18 @@ static void unknown_level_lists_names(void **state) {
 }
 
 static void environment_limits_flags(void **state) {
+    bb_error err;
+
     (void)state;
     setenv("BITBRANCH_CPU", "ref", 1);
     assert_int_equal(bb_cpu_flags(), 0);
+    assert_int_equal(bb_cpu_check_environment(NULL), BB_STATUS_OK);
     setenv("BITBRANCH_CPU", "nonsense", 1);
+    assert_int_equal(bb_cpu_flags(), bb_cpu_detect());
+    assert_int_equal(bb_cpu_check_environment(&err), BB_STATUS_INVALID_ARGUMENT);
+    assert_non_null(strstr(err.message, "BITBRANCH_CPU: unknown instruction set 'nonsense'"));
+    setenv("BITBRANCH_CPU", "", 1); /* as if not set */
+    assert_int_equal(bb_cpu_check_environment(&err), BB_STATUS_OK);
     assert_int_equal(bb_cpu_flags(), bb_cpu_detect());
     unsetenv("BITBRANCH_CPU");
     assert_int_equal(bb_cpu_flags(), bb_cpu_detect());

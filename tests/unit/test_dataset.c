@@ -437,6 +437,15 @@ static void test_real_layouts(void **state) {
 
 #define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, make_root, remove_root)
 
+static void options_of_another_version_are_refused(void **state) {
+    bb_dataset_options options = {.struct_size = 8};
+    bb_dataset *dataset;
+    bb_error err;
+    assert_int_equal(bb_dataset_open("/nonexistent", &options, &dataset, &err),
+                     BB_STATUS_INVALID_ARGUMENT);
+    assert_non_null(strstr(err.message, "bb_dataset_options"));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         IN_FOLDER(test_image_folder),
@@ -449,6 +458,7 @@ int main(void) {
         IN_FOLDER(test_several_threads_read),
         IN_FOLDER(test_out_of_memory),
         cmocka_unit_test(test_fashion_mnist),
+        cmocka_unit_test(options_of_another_version_are_refused),
         cmocka_unit_test(test_real_layouts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

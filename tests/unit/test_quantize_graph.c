@@ -447,6 +447,12 @@ static void test_wrong_wishes_are_refused(void **state) {
     assert_int_equal(bb_quantize(g, &o, calibrate, &o, 4, &model, NULL, &err),
                      BB_STATUS_INVALID_ARGUMENT);
     pixel_options(&o);
+    o.struct_size--;
+    assert_int_equal(bb_quantize(g, &o, calibrate, &o, 4, &model, NULL, &err),
+                     BB_STATUS_INVALID_ARGUMENT);
+    assert_int_equal(bb_import_quantized(g, &o, &model, &err), BB_STATUS_INVALID_ARGUMENT);
+    assert_non_null(strstr(err.message, "bb_quantize_options"));
+    pixel_options(&o);
     o.progress = cancel_at_five;
     o.progress_user = &calls;
     assert_int_equal(bb_quantize(g, &o, calibrate, &o, 4, &model, NULL, &err), BB_STATUS_CANCELLED);

@@ -244,6 +244,13 @@ static void expect_refusal(bb_status status, const char *word) {
         fail_msg("status %d, '%s'", (int)got, err.message);
 }
 
+static void options_of_another_version_are_refused(void **state) {
+    const bb_train_options options = {.struct_size = 8};
+    bb_error err;
+    assert_int_equal(bb_train("/nonexistent", &options, NULL, &err), BB_STATUS_INVALID_ARGUMENT);
+    assert_non_null(strstr(err.message, "bb_train_options"));
+}
+
 static void foreign_checkpoints_are_refused(void **state) {
     write_text("config.json", CONFIG " ");
     expect_refusal(BB_STATUS_INVALID_ARGUMENT, "another config");
@@ -346,6 +353,7 @@ int main(void) {
         cmocka_unit_test(networks_learn),
         cmocka_unit_test(reports_are_written),
         cmocka_unit_test(foreign_checkpoints_are_refused),
+        cmocka_unit_test(options_of_another_version_are_refused),
         cmocka_unit_test(imported_networks_get_batch_norm_and_learn),
     };
     return cmocka_run_group_tests(tests, setup, remove_root);
