@@ -64,6 +64,16 @@ static void find_active(bb_gradient *g) {
     }
 }
 
+/* What is kept counts as read once more, so that nobody writes over it. */
+static void count_kept(bb_gradient *g) {
+    for (size_t i = 0; i < g->n_kept; i++) {
+        bb_nn_tensor *tensor = &g->ex->tensors[g->kept[i].value];
+        if (!tensor->is_output)
+            tensor->uses_left++;
+        tensor->is_output = true;
+    }
+}
+
 /* Neighbours that the executor builds must not fuse across the border. */
 static void guard_borders(bb_gradient *g) {
     const bb_graph *graph = g->ex->graph;
@@ -72,12 +82,6 @@ static void guard_borders(bb_gradient *g) {
         for (int i = 0; g->special[n] && i < node->n_in; i++)
             if (node->in[i] >= 0)
                 g->ex->tensors[node->in[i]].is_output = true;
-    }
-    for (size_t i = 0; i < g->n_kept; i++) {
-        bb_nn_tensor *tensor = &g->ex->tensors[g->kept[i].value];
-        if (!tensor->is_output)
-            tensor->uses_left++;
-        tensor->is_output = true;
     }
 }
 
@@ -301,6 +305,7 @@ bb_status bb_grad_push(bb_gradient *g, const bb_node *node, bb_grad_backward_fn 
 bb_status bb_grad_build(bb_gradient *g, const int64_t *const *input_dims, bb_error *err) {
     find_active(g);
     bb_nn_count_uses(g->ex);
+    count_kept(g);
     guard_borders(g);
     BB_TRY(enter_values(g, input_dims, err));
     BB_TRY(build_forward(g, err));

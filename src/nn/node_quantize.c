@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "nn/node_quantize.h"
+#include "nn/clones.h"
 #include <string.h>
 
 /* ---- the step ----------------------------------------------------------------------------------
@@ -17,8 +18,35 @@ typedef struct call {
     const float *step, *zero;
 } call;
 
+/* To the nearest, ties to even, as oneDNN's reorders do. */
+BB_CLONES static void round_to_bf16(const float *from, uint16_t *to, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &from[i], sizeof(bits));
+        uint32_t nearest = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+        uint32_t quiet_nan = bits >> 16 | 0x40;
+        to[i] = (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? quiet_nan : nearest);
+    }
+}
+
+static void quantize_to_bf16(const call *c, const bb_quantizer_args *args, size_t at, size_t n) {
+    enum { BLOCK = 2048 };
+    float block[BLOCK];
+    const float *x = (const float *)c->data[0] + at;
+    uint16_t *y = (uint16_t *)c->data[1] + at;
+    for (size_t i = 0; i < n; i += BLOCK) {
+        size_t m = n - i < BLOCK ? n - i : BLOCK;
+        c->plan->kind->forward(args, x + i, block, m);
+        round_to_bf16(block, y + i, m);
+    }
+}
+
 static void quantize_run(const call *c, size_t channel, size_t at, size_t n) {
     bb_quantizer_args args = bb_nn_fake_args(c->plan, channel, c->step, c->zero);
+    if (c->plan->bf16) {
+        quantize_to_bf16(c, &args, at, n);
+        return;
+    }
     c->plan->kind->forward(&args, (const float *)c->data[0] + at, (float *)c->data[1] + at, n);
 }
 
@@ -52,7 +80,7 @@ static bb_status run_quantize(bb_executor *ex, const bb_nn_step *step, bb_error 
     bool small = p->outer * p->channels * p->inner < BB_FAKE_CHUNK;
     bb_dn_parallel(small ? 1 : ex->threads, quantize_part, &c);
     bb_dn_channels form;
-    if (p->layout && bb_dn_as_channels(p->layout, &form))
+    if (p->layout && !p->bf16 && bb_dn_as_channels(p->layout, &form))
         bb_nn_clear_padding(&form, step->data[1]);
     return BB_STATUS_OK;
 }
@@ -105,6 +133,18 @@ static bb_status split_channels(bb_executor *ex, const bb_node *node, bb_fake_pl
     return BB_STATUS_OK;
 }
 
+/* Where only convolutions will read the result, in bf16, it is written so at once. */
+static bool writes_bf16(const bb_executor *ex, const bb_node *node, const bb_dn_layout *layout) {
+    const bb_graph *graph = ex->graph;
+    bb_dn_channels form;
+    size_t readers = 0;
+    if (!ex->bf16 || !layout || !bb_dn_as_channels(layout, &form) || bb_nn_has_padding(&form))
+        return false;
+    for (size_t n = 0; n < graph->n_nodes; n++)
+        readers += graph->nodes[n].op == BB_OP_CONV && graph->nodes[n].in[0] == node->out[0];
+    return readers == ex->tensors[node->out[0]].uses_left;
+}
+
 bb_status bb_nn_fake_quantize(bb_executor *ex, const bb_node *node, bb_fake_plan *plan,
                               bb_error *err) {
     bb_nn_arg args[4] = {{0, 0}, {0, 0}, {0, 0}, {0, 0}};
@@ -120,8 +160,13 @@ bb_status bb_nn_fake_quantize(bb_executor *ex, const bb_node *node, bb_fake_plan
         plan->inner = bb_dn_bytes(plan->layout) / sizeof(float);
     else
         BB_TRY(bb_nn_in_plain(ex, node->in[0], &plan->x, err));
-    BB_TRY(bb_nn_new_buffer(ex, plan->outer * plan->channels * plan->inner * sizeof(float),
-                            &plan->y, err));
+    const bb_dn_layout *written = plan->layout;
+    plan->bf16 = writes_bf16(ex, node, plan->layout);
+    if (plan->bf16 && !(written = bb_dn_bf16(ex->dn, plan->layout)))
+        return bb_fail_memory(err, "quantizer");
+    size_t bytes =
+        written ? bb_dn_bytes(written) : plan->outer * plan->channels * plan->inner * sizeof(float);
+    BB_TRY(bb_nn_new_buffer(ex, bytes, &plan->y, err));
     args[0].buffer = plan->x;
     args[1].buffer = plan->y;
     if (plan->kind->has_step) {
@@ -135,7 +180,7 @@ bb_status bb_nn_fake_quantize(bb_executor *ex, const bb_node *node, bb_fake_plan
     bb_nn_step step = {.run = run_quantize, .node = node, .state = plan, .tap = -1};
     BB_TRY(bb_nn_emit(ex, &step, args, n, err));
     BB_TRY(bb_nn_define(ex, node->out[0], BB_DTYPE_F32, x->rank, x->dims, err));
-    return bb_nn_store(ex, node->out[0], plan->layout, plan->y, err);
+    return bb_nn_store(ex, node->out[0], written, plan->y, err);
 }
 
 /** Constant weights are quantized once, while building. */

@@ -15,6 +15,7 @@ typedef struct bb_fake_plan {
     int bits;
     size_t outer, channels, inner;
     const bb_dn_layout *layout; /**< NULL: row-major */
+    bool bf16;                  /**< what is written; only elementwise with a layout */
     int x, y, step, zero;       /**< buffers; step and zero may be -1 */
 } bb_fake_plan;
 
