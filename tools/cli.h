@@ -97,10 +97,17 @@ typedef struct cli_table {
 
 /** titles: "name" or ">number" for right-aligned columns; NULL-terminated. */
 void cli_table_init(cli_table *table, const char *const *titles);
-/** Appends one cell; rows fill from left to right. */
+/** Appends one cell; rows fill from left to right. Made printable, cut at CLI_CELL_SIZE. */
 void cli_table_cell(cli_table *table, const char *fmt, ...);
 void cli_table_print(const cli_table *table, cli_format format, FILE *out);
 void cli_table_free(cli_table *table);
+
+/** Text from files, for a terminal: control characters, which may move its cursor or worse, become
+ *  '?'; cut after some thousand bytes. In a rotating static buffer of four.
+ */
+const char *cli_text(const char *text);
+/** One cell of a CSV line, in quotes where it needs them. */
+void cli_csv_cell(const char *text, FILE *out);
 
 /** "6.3 MB", "512 B" (decimal units), in a rotating static buffer of four. */
 const char *cli_bytes(unsigned long long bytes);

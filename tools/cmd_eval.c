@@ -51,8 +51,10 @@ static bb_status eval_image(cli_net *net, cli_net *reference, const bb_dataset *
     bb_accuracy_add(&s->accuracy, classes, top, label);
     if (reference)
         bb_paired_add(&s->paired, classes[0], reference_classes[0], label);
-    if (predictions)
-        fprintf(predictions, "%s,%d,%zu\n", bb_dataset_name(data, i), label, classes[0]);
+    if (predictions) {
+        cli_csv_cell(bb_dataset_name(data, i), predictions);
+        fprintf(predictions, ",%d,%zu\n", label, classes[0]);
+    }
     return BB_STATUS_OK;
 }
 
@@ -115,6 +117,12 @@ static bb_status open_data(const char *path, const eval_arguments *a, const cli_
     options.labels = labels;
     status = bb_dataset_open(path, &options, data, err);
     free(labels);
+    bool useful = a->reference || a->predictions;
+    if (status == BB_STATUS_OK && !useful && bb_dataset_label(*data, 0) < 0)
+        return cli_error(err, BB_STATUS_INVALID_ARGUMENT,
+                         "%s: images without classes have no accuracy; 'bitbranch run' classifies "
+                         "them, --reference compares two networks on them",
+                         path);
     return status;
 }
 

@@ -127,14 +127,14 @@ static bb_status print_plane_split(const bb_model *model, const bb_model_info *i
 
 static bb_status print_model_summary(const bb_model *model, const bb_model_info *info,
                                      size_t profile, const bb_engine *engine, bb_error *err) {
-    printf("%s\n", info->name);
+    printf("%s\n", cli_text(info->name));
     printf("  profiles     ");
     for (size_t i = 0; i < info->profiles; i++) {
         bb_profile_info p;
         bb_status status = bb_model_get_profile(model, i, &p, err);
         if (status != BB_STATUS_OK)
             return status;
-        printf("%s%s", p.name, i == profile ? " (shown) " : " ");
+        printf("%s%s", cli_text(p.name), i == profile ? " (shown) " : " ");
     }
     printf("\n  file         %s = planes %s + constants %s + other %s\n",
            cli_bytes(info->file_bytes), cli_bytes(info->plane_bytes),
@@ -249,7 +249,7 @@ static bb_status info_graph(const char *path, const info_arguments *a, bool json
     if (status == BB_STATUS_OK && json)
         status = graph_json(graph, &info, err);
     if (status == BB_STATUS_OK && !json) {
-        printf("%s: ONNX opset %d, %zu nodes, %s\n", info.name, info.opset, info.nodes,
+        printf("%s: ONNX opset %d, %zu nodes, %s\n", cli_text(info.name), info.opset, info.nodes,
                info.quantized ? "carries its own quantizers" : "float");
         printf("  float32      %s of parameters\n  MACs         %s an image\n",
                cli_bytes(info.float32_bytes), info.macs ? cli_count(info.macs) : "unknown");

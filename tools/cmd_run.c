@@ -30,9 +30,9 @@ static const char *class_name(const cli_net *net, size_t class) {
 }
 
 static void print_classes(const cli_net *net, const char *name, const size_t *classes, size_t top) {
-    printf("%s\n", name);
+    printf("%s\n", cli_text(name));
     for (size_t k = 0; k < top; k++)
-        printf("  %2zu. %-32s %.4f\n", k + 1, class_name(net, classes[k]),
+        printf("  %2zu. %-32s %.4f\n", k + 1, cli_text(class_name(net, classes[k])),
                (double)bb_classify_score(net->config, net->outputs[0].data, classes[k]));
 }
 

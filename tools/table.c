@@ -4,6 +4,34 @@
 #include <stdlib.h>
 #include <string.h>
 
+static bool continues_character(char byte) {
+    return ((unsigned char)byte & 0xc0) == 0x80;
+}
+
+/* Control characters become '?'; a UTF-8 character cut at the end goes. */
+static void make_printable(char *text) {
+    char *c = text;
+    for (; *c; c++)
+        if ((unsigned char)*c < 0x20 || *c == 0x7f)
+            *c = '?';
+    char *last = c;
+    while (last > text && c - last < 4 && continues_character(last[-1]))
+        last--;
+    if (last == text || (unsigned char)last[-1] < 0xc0)
+        return;
+    const unsigned char first = (unsigned char)*--last;
+    if (c - last < (first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : 2))
+        *last = '\0';
+}
+
+/* Characters of UTF-8 text: what it takes on a terminal, but for wide ones. */
+static size_t text_width(const char *text) {
+    size_t width = 0;
+    for (; *text; text++)
+        width += !continues_character(*text);
+    return width;
+}
+
 void cli_table_init(cli_table *table, const char *const *titles) {
     *table = (cli_table){0};
     for (; titles[table->columns] && table->columns < CLI_MAX_COLUMNS; table->columns++) {
@@ -24,22 +52,25 @@ void cli_table_cell(cli_table *table, const char *fmt, ...) {
         table->cells = cells;
         table->capacity = capacity;
     }
+    char *cell = table->cells[table->rows++];
     va_list args;
     va_start(args, fmt);
-    vsnprintf(table->cells[table->rows++], CLI_CELL_SIZE, fmt, args);
+    vsnprintf(cell, CLI_CELL_SIZE, fmt, args);
     va_end(args);
+    make_printable(cell);
 }
 
 /* table->rows counts cells; a row is `columns` of them. */
 static size_t column_width(const cli_table *table, size_t column) {
-    size_t width = strlen(table->titles[column]);
-    for (size_t i = column; i < table->rows; i += table->columns)
-        if (strlen(table->cells[i]) > width)
-            width = strlen(table->cells[i]);
+    size_t width = text_width(table->titles[column]);
+    for (size_t i = column; i < table->rows; i += table->columns) {
+        const size_t cell = text_width(table->cells[i]);
+        width = cell > width ? cell : width;
+    }
     return width;
 }
 
-static void print_csv_cell(const char *text, FILE *out) {
+void cli_csv_cell(const char *text, FILE *out) {
     if (!strpbrk(text, ",\"\n")) {
         fputs(text, out);
         return;
@@ -59,12 +90,14 @@ static void print_row(const cli_table *table, cli_format format, const size_t *w
         if (format == CLI_CSV) {
             if (c)
                 fputc(',', out);
-            print_csv_cell(cells[c], out);
+            cli_csv_cell(cells[c], out);
             continue;
         }
         fputs(format == CLI_MARKDOWN ? "| " : c ? "  " : "", out);
         bool last = format == CLI_TABLE && c + 1 == table->columns && !table->right[c];
-        fprintf(out, table->right[c] ? "%*s" : "%-*s", last ? 0 : (int)widths[c], cells[c]);
+        const int padding = last ? 0 : (int)(widths[c] - text_width(cells[c]));
+        fprintf(out, "%*s%s%*s", table->right[c] ? padding : 0, "", cells[c],
+                table->right[c] ? 0 : padding, "");
         if (format == CLI_MARKDOWN)
             fputc(' ', out);
     }
@@ -102,12 +135,19 @@ void cli_table_free(cli_table *table) {
     *table = (cli_table){0};
 }
 
-enum { TEXTS = 4 };
+enum { TEXTS = 4, TEXT_SIZE = 4352 };
 
 static char *next_text(void) {
-    static char texts[TEXTS][32];
+    static char texts[TEXTS][TEXT_SIZE];
     static size_t next;
     return texts[next++ % TEXTS];
+}
+
+const char *cli_text(const char *text) {
+    char *copy = next_text();
+    snprintf(copy, TEXT_SIZE, "%s", text);
+    make_printable(copy);
+    return copy;
 }
 
 static const char *scaled(unsigned long long value, const char *unit, bool plain_unit) {
@@ -118,9 +158,9 @@ static const char *scaled(unsigned long long value, const char *unit, bool plain
     for (; v >= 999.5 && p < 6; p++)
         v /= 1000;
     if (p == 0)
-        snprintf(text, 32, plain_unit ? "%llu %s" : "%llu", value, unit);
+        snprintf(text, TEXT_SIZE, plain_unit ? "%llu %s" : "%llu", value, unit);
     else
-        snprintf(text, 32,
+        snprintf(text, TEXT_SIZE,
                  v < 9.995   ? "%.2f %s%s"
                  : v < 99.95 ? "%.1f %s%s"
                              : "%.0f %s%s",

@@ -50,3 +50,14 @@ sed 's/"argmax"/"argmax", "drop_first": 10/' "${net%.onnx}.json" >drop.json
 cp "$ROOT/examples/fashion-mnist/labels.txt" .
 refuses 1 "drop_first of the config leaves no class" bitbranch run net.bbm 'Bilder für Ünïcode/0.pgm' \
     --config drop.json
+
+# Text from files cannot send commands to the terminal; CSV keeps its columns; tables line up.
+cp "$net" esc.onnx
+sed 's/labels.txt/esc.txt/' "${net%.onnx}.json" >esc.json
+i=0
+while [ $i -lt 10 ]; do printf '\033[2Jcläss %d\n' $i; i=$((i + 1)); done >esc.txt
+cp 'Bilder für Ünïcode/0.pgm' 'a,b.pgm'
+bitbranch run esc.onnx 'a,b.pgm' | sed 's/ *[0-9.]*$//; s/[0-9]//'
+bitbranch eval net.bbm 'a,b.pgm' --predictions out.csv >/dev/null 2>&1
+sed 's/[0-9]*$//' out.csv
+refuses 1 "a,b.pgm: images without classes" bitbranch eval net.bbm 'a,b.pgm'
