@@ -48,22 +48,29 @@ void bb_context_destroy(bb_context *context) {
     bb_free_aligned(context->buffer);
     bb_free_aligned(context->scratch);
     bb_free_aligned(context->accumulators);
+    bb_free_aligned(context->passing);
     bb_free_aligned(context->tap_copy);
     bb_free(context->node_ns);
     bb_free(context);
 }
 
+static void release_tap(bb_context *context) {
+    bb_free_aligned(context->accumulators);
+    bb_free_aligned(context->passing);
+    bb_free_aligned(context->tap_copy);
+    context->accumulators = NULL;
+    context->passing = context->tap_copy = NULL;
+}
+
 bb_status bb_context_set_tap(bb_context *context, bb_tap_fn fn, void *user, bb_error *err) {
+    const bb_engine *engine = context->engine;
     if (fn && !context->accumulators) {
-        context->accumulators =
-            bb_alloc_aligned(context->engine->accumulator_count * sizeof(int32_t));
-        context->tap_copy = bb_alloc_aligned(context->engine->tap_copy_bytes);
+        context->accumulators = bb_alloc_aligned(engine->accumulator_count * sizeof(int32_t));
+        context->passing = bb_alloc_aligned(engine->passing_bytes);
+        context->tap_copy = bb_alloc_aligned(engine->tap_copy_bytes);
     }
-    if (!fn || !context->accumulators || !context->tap_copy) {
-        bb_free_aligned(context->accumulators);
-        bb_free_aligned(context->tap_copy);
-        context->accumulators = NULL;
-        context->tap_copy = NULL;
+    if (!fn || !context->accumulators || !context->passing || !context->tap_copy) {
+        release_tap(context);
         if (fn)
             return bb_fail_memory(err, "the accumulators of a tap");
     }

@@ -28,6 +28,7 @@ typedef struct bb_plan_tensor {
     size_t row;      /**< elements of one image row, w*c */
     size_t step;     /**< elements from pixel to pixel: c, unless inside a CONCAT's output */
     bool inside;     /**< written by its producer where the CONCAT that reads it wants it */
+    bool passes;     /**< from a convolution to max pools, a few rows at a time */
     int32_t top;     /**< L of its codes */
     int32_t zero;    /**< L + a0: a - a0 = 2u - zero */
     uint32_t bits;   /**< 0 for floats */
@@ -66,12 +67,24 @@ typedef struct bb_conv_block {
     bb_kernel_time *tuned;
 } bb_conv_block;
 
+/** Max pools that read all outputs of a convolution: a task makes rows of theirs. */
+typedef struct bb_conv_pool {
+    const bb_geometry *geometry;
+    int32_t out_height;
+    int32_t strip;                   /**< pooled rows of one task */
+    int32_t rows;                    /**< convolved rows kept at a time */
+    size_t bytes;                    /**< of scratch, in front of the kernel's */
+    size_t line_bytes;               /**< of it, in front, for bb_pool_rows */
+    int tensor[BB_MAX_NODE_OUTPUTS]; /**< pooled output i */
+} bb_conv_pool;
+
 typedef struct bb_conv_plan {
     size_t n_blocks;
     bb_conv_block *blocks;
     bb_border border;
-    int32_t strip;  /**< output rows of one task */
-    int32_t images; /**< convolved one by one; a pointwise layer takes a batch as one image */
+    int32_t strip;      /**< output rows of one task */
+    int32_t images;     /**< convolved one by one; a pointwise layer takes a batch as one image */
+    bb_conv_pool *pool; /**< NULL: outputs are tensors */
 } bb_conv_plan;
 
 typedef struct bb_plan_node bb_plan_node;
@@ -100,6 +113,7 @@ struct bb_engine {
     bool passive; /**< workers sleep between layers */
     bb_shapes shapes;
     size_t activation_bytes; /**< margins excluded */
+    size_t passing_bytes;    /**< of tensors that pass, where a tap wants them whole */
     bb_arena *arena;         /**< everything of the plan but packed weights */
     size_t constant_bytes, packed_bytes;
     bb_plan_tensor *tensors;
@@ -122,6 +136,7 @@ struct bb_context {
     bb_tap_fn tap;
     void *tap_user;
     int32_t *accumulators; /**< P of the running convolution; NULL without a tap */
+    uint8_t *passing;      /**< tensors that pass, whole, for a tap */
     uint8_t *tap_copy;     /**< tensors inside others, pixel by pixel, for a tap */
 };
 
@@ -190,8 +205,10 @@ bb_status bb_plan_float(bb_engine *engine, bb_plan_node *plan, bb_error *err);
 
 /* ---- running --------------------------------------------------------------------------------- */
 
+/** Tensors that pass have a place only while a tap is set. */
 static inline uint8_t *bb_tensor_data(const bb_context *context, int tensor) {
-    return context->activations + context->engine->tensors[tensor].offset;
+    const bb_plan_tensor *t = &context->engine->tensors[tensor];
+    return (t->passes ? context->passing : context->activations) + t->offset;
 }
 
 static inline uint8_t *bb_worker_scratch(const bb_context *context, size_t worker) {
@@ -233,6 +250,19 @@ typedef struct bb_pool_span {
     int32_t divisor; /**< positions an average divides by along this axis */
 } bb_pool_span;
 bb_pool_span bb_pool_span_at(const bb_geometry *geometry, int axis, int32_t out, int32_t size);
+
+/** Max pooling of rows of `width` pixels, `channels` codes each, side by side. */
+typedef struct bb_pool_rows {
+    const bb_window_kernels *kernels;
+    const bb_geometry *geometry;
+    int32_t width, channels, out_width;
+    size_t out_step; /**< elements from pixel to pixel */
+    bb_element type;
+    void *line; /**< scratch for one row */
+} bb_pool_rows;
+/** One pooled row from n rows of codes, the first at `first` and the others `step` bytes apart. */
+void bb_pool_max_row(const bb_pool_rows *pool, const uint8_t *first, size_t step, size_t n,
+                     uint8_t *out);
 
 /** u = clamp(floor(x*inv_step + zero + 0.5)) to 0..top in double; not-a-number gives 0. Truncation
  *  is the floor of what is not negative. Without branches, so that loops become vector code. */

@@ -29,6 +29,7 @@ static void plan_tensor(bb_engine *engine, size_t i, const bb_memory_plan *memor
     t->offset = memory->offset[i];
     t->step = memory->step[i];
     t->inside = memory->inside[i];
+    t->passes = memory->passes[i];
     if (t->inside && memory->bytes[i] > engine->tap_copy_bytes)
         engine->tap_copy_bytes = memory->bytes[i];
     t->row = (size_t)t->w * (size_t)t->c;
@@ -47,6 +48,7 @@ bb_status bb_plan_tensors(bb_engine *engine, size_t profile, bb_error *err) {
     BB_TRY(bb_model_plan_memory(engine->model, profile, &engine->shapes, &memory, err));
     engine->tensors = bb_engine_array(engine, engine->model->n_tensors, sizeof(*engine->tensors));
     engine->activation_bytes = memory.total;
+    engine->passing_bytes = memory.passing_total;
     for (size_t i = 0; engine->tensors && i < engine->model->n_tensors; i++)
         plan_tensor(engine, i, &memory);
     bb_memory_plan_free(&memory);
@@ -101,6 +103,7 @@ static bb_status plan_kind(bb_engine *engine, bb_plan_node *plan, bb_error *err)
         return BB_STATUS_OK;
     case BB_NODE_MAX_POOL:
         plan->run = bb_run_max_pool;
+        bb_engine_need_scratch(engine, engine->tensors[node->in[0]].row * sizeof(uint16_t));
         return BB_STATUS_OK;
     case BB_NODE_GATHER_CHANNELS:
         plan->run = bb_run_gather;

@@ -136,9 +136,55 @@ static partition choose_partition(const bb_engine *engine, const bb_conv_desc *d
     return best;
 }
 
+/* ---- max pools ---------------------------------------------------------------------------------
+ */
+
+enum { POOL_BYTES = 128 * 1024 }; /* of convolved rows: they stay in the second-level cache */
+
+/* The pool that reads a tensor. */
+static const bb_model_node *reader_of(const bb_model *model, int tensor) {
+    for (size_t i = 0; i < model->n_nodes; i++)
+        for (int k = 0; k < model->nodes[i].n_in; k++)
+            if (model->nodes[i].in[k] == tensor)
+                return &model->nodes[i];
+    return NULL;
+}
+
+static bool has_pools(const bb_engine *engine, const bb_model_node *node) {
+    return engine->tensors[node->out[0]].passes;
+}
+
+/* After the partition, before the blocks. */
+static bb_status plan_pools(bb_engine *engine, bb_plan_node *plan, bb_error *err) {
+    const bb_model_node *node = plan->node;
+    const bb_plan_tensor *first = &engine->tensors[node->out[0]];
+    bb_conv_pool *pool = bb_engine_array(engine, 1, sizeof(*pool));
+    if (!pool)
+        return bb_fail_memory(err, "a convolution plan");
+    size_t row = 0;
+    for (int i = 0; i < node->n_out; i++) {
+        const bb_model_node *reader = reader_of(engine->model, node->out[i]);
+        pool->geometry = &reader->geometry;
+        pool->tensor[i] = reader->out[0];
+        row += first->row * bb_element_size(engine->tensors[node->out[i]].type);
+    }
+    const size_t fit = POOL_BYTES / row, least = (size_t)pool->geometry->kernel[0];
+    const int32_t strips = (first->h + plan->conv->strip - 1) / plan->conv->strip;
+    pool->out_height = engine->tensors[pool->tensor[0]].h;
+    pool->strip = (pool->out_height + strips - 1) / strips;
+    pool->rows = (int32_t)(fit < least ? least : fit > (size_t)first->h ? (size_t)first->h : fit);
+    pool->line_bytes = (first->row * sizeof(uint16_t) + 63) / 64 * 64;
+    pool->bytes = pool->line_bytes + ((size_t)pool->rows * row + 63) / 64 * 64;
+    plan->conv->pool = pool;
+    return BB_STATUS_OK;
+}
+
+/* ---- blocks of channels ------------------------------------------------------------------------
+ */
+
 /* weights: of the whole layer. */
-static bb_status pack_block(bb_engine *engine, const int16_t *weights, bb_conv_block *block,
-                            bb_error *err) {
+static bb_status pack_block(bb_engine *engine, const bb_conv_plan *conv, const int16_t *weights,
+                            bb_conv_block *block, bb_error *err) {
     const bb_conv_desc *d = &block->desc;
     const size_t row =
         (size_t)d->kernel[0] * (size_t)d->kernel[1] * (size_t)(d->in_channels / d->groups);
@@ -148,12 +194,13 @@ static bb_status pack_block(bb_engine *engine, const int16_t *weights, bb_conv_b
         return bb_fail_memory(err, "packed weights");
     engine->packed_bytes += bytes;
     block->kernel->pack(d, weights + (size_t)block->c0 * row, block->packed);
-    bb_engine_need_scratch(engine, block->kernel->scratch_size(d));
+    bb_engine_need_scratch(engine,
+                           (conv->pool ? conv->pool->bytes : 0) + block->kernel->scratch_size(d));
     return BB_STATUS_OK;
 }
 
 static bb_status plan_block(bb_engine *engine, const bb_conv_desc *whole, int32_t c0, int32_t c1,
-                            int32_t strip, const int16_t *weights, bb_conv_block *block,
+                            const bb_conv_plan *conv, const int16_t *weights, bb_conv_block *block,
                             bb_error *err) {
     const size_t row = (size_t)whole->kernel[0] * (size_t)whole->kernel[1] *
                        (size_t)(whole->in_channels / whole->groups);
@@ -162,8 +209,8 @@ static bb_status plan_block(bb_engine *engine, const bb_conv_desc *whole, int32_
     block->desc.out_channels = c1 - c0;
     block->kernel = bb_conv_choose(&block->desc, engine->cpu, engine->wanted_kernel);
     if (engine->tune && !engine->wanted_kernel)
-        BB_TRY(bb_tune_block(engine, weights + (size_t)c0 * row, strip, block, err));
-    return pack_block(engine, weights, block, err);
+        BB_TRY(bb_tune_block(engine, weights + (size_t)c0 * row, conv->strip, block, err));
+    return pack_block(engine, conv, weights, block, err);
 }
 
 static bb_status plan_blocks(bb_engine *engine, const bb_conv_desc *d, size_t n,
@@ -177,7 +224,7 @@ static bb_status plan_blocks(bb_engine *engine, const bb_conv_desc *d, size_t n,
         const int32_t first = (int32_t)((size_t)groups * i / n) * BLOCK_CHANNELS;
         int32_t last = (int32_t)((size_t)groups * (i + 1) / n) * BLOCK_CHANNELS;
         last = last < d->out_channels ? last : d->out_channels;
-        BB_TRY(plan_block(engine, d, first, last, conv->strip, weights, &conv->blocks[i], err));
+        BB_TRY(plan_block(engine, d, first, last, conv, weights, &conv->blocks[i], err));
     }
     return BB_STATUS_OK;
 }
@@ -212,6 +259,8 @@ static bb_status plan_with_weights(bb_engine *engine, bb_plan_node *plan, bb_con
     BB_TRY(bb_border_build(engine, &border, &plan->conv->border, err));
     const partition parts = choose_partition(engine, d, plan->conv->images);
     plan->conv->strip = parts.strip;
+    if (has_pools(engine, node))
+        BB_TRY(plan_pools(engine, plan, err));
     BB_TRY(plan_blocks(engine, d, parts.blocks, weights, plan->conv, err));
     return plan_outputs(engine, plan, bb_border_max_p(&border), err);
 }
@@ -232,7 +281,9 @@ bb_status bb_plan_conv(bb_engine *engine, bb_plan_node *plan, bb_error *err) {
         bb_free(weights);
         return bb_fail_memory(err, "a convolution plan");
     }
-    plan->conv->images = merge_images(&desc, engine->tensors[plan->node->in[0]].n);
+    plan->conv->images = engine->tensors[plan->node->in[0]].n;
+    if (!has_pools(engine, plan->node))
+        plan->conv->images = merge_images(&desc, plan->conv->images);
     const bb_status status = plan_with_weights(engine, plan, &desc, weights, err);
     bb_free(weights);
     if (engine->tensors[plan->node->out[0]].elements > engine->accumulator_count)
@@ -245,7 +296,7 @@ static bb_status repack(bb_engine *engine, bb_plan_node *plan, int16_t *weights,
     BB_TRY(read_weights(engine, plan->node, &ignored, weights, err));
     for (size_t i = 0; i < plan->conv->n_blocks; i++)
         if (!plan->conv->blocks[i].packed)
-            BB_TRY(pack_block(engine, weights, &plan->conv->blocks[i], err));
+            BB_TRY(pack_block(engine, plan->conv, weights, &plan->conv->blocks[i], err));
     return BB_STATUS_OK;
 }
 

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Convolutions: strips of rows go to the kernel, its tiles come back here and leave as codes. */
 #include "engine/internal.h"
+#include <string.h>
 
 typedef struct conv_tasks {
     const bb_context *context;
     const bb_plan_node *plan;
-    size_t strips; /**< of one image */
+    bool pooled;              /**< rows are those of the pools */
+    int32_t rows, strip_rows; /**< of an image, of a task */
+    size_t strips;            /**< of one image */
 } conv_tasks;
 
 /* What finish_tile needs of the strip in work. */
@@ -14,10 +17,11 @@ typedef struct tile_state {
     const bb_plan_node *plan;
     bool one_class; /**< of border pixels */
     int32_t c0, channels, width;
-    size_t image_pixel;    /**< first pixel of this image in the batch */
+    size_t image_pixel;    /**< outputs' index of this image's first pixel, modulo 2^64 */
     int32_t *accumulators; /**< P for a tap, or NULL */
     bb_requant_job job[BB_MAX_NODE_OUTPUTS];
-    uint8_t *out[BB_MAX_NODE_OUTPUTS]; /**< tensor starts */
+    uint8_t *out[BB_MAX_NODE_OUTPUTS]; /**< tensor starts, or rows on their way to a pool */
+    int32_t out_c0;                    /**< their first channel */
     const uint8_t *z2;                 /**< residual tensor, or NULL */
 } tile_state;
 
@@ -49,8 +53,8 @@ static void finish_run(tile_state *s, int32_t y, int32_t x, int32_t n_pixels, in
         job->n_pixels = n_pixels;
         job->c0 = c;
         job->n_channels = n_channels;
-        job->out =
-            s->out[i] + (pixel * job->out_stride + (size_t)c) * bb_element_size(job->out_type);
+        job->out = s->out[i] + (pixel * job->out_stride + (size_t)(c - s->out_c0)) *
+                                   bb_element_size(job->out_type);
         if (s->z2)
             job->z2 = s->z2 + (pixel * job->z2_stride + (size_t)c) * bb_element_size(job->z2_type);
         s->plan->out[i].fn(&s->plan->out[i].tables, job);
@@ -93,12 +97,10 @@ static void start_tiles(tile_state *s, const bb_context *context, const bb_plan_
     if (node->n_in == 2)
         s->z2 = bb_tensor_data(context, node->in[1]);
     for (int i = 0; i < plan->n_out; i++) {
-        s->out[i] = bb_tensor_data(context, plan->out[i].tensor);
         s->job[i] = (bb_requant_job){.z1_type = BB_ELEMENT_I32,
                                      .z1_shift = 1,
                                      .no_border = plan->conv->border.all_zero,
                                      .count = 1,
-                                     .out_stride = tensors[plan->out[i].tensor].step,
                                      .out_type = tensors[plan->out[i].tensor].type};
         if (s->z2) {
             s->job[i].z2_type = tensors[node->in[1]].type;
@@ -106,6 +108,120 @@ static void start_tiles(tile_state *s, const bb_context *context, const bb_plan_
         }
     }
 }
+
+/* Tiles go to the node's outputs. */
+static void aim_at_tensors(tile_state *s, const bb_context *context) {
+    for (int i = 0; i < s->plan->n_out; i++) {
+        s->out[i] = bb_tensor_data(context, s->plan->out[i].tensor);
+        s->job[i].out_stride = context->engine->tensors[s->plan->out[i].tensor].step;
+    }
+}
+
+/* ---- with max pools ----------------------------------------------------------------------------
+ */
+
+/* A few convolved rows of one block of channels, all outputs, on their way to the pools. */
+typedef struct pool_state {
+    const bb_context *context;
+    const bb_conv_plan *conv;
+    size_t image;
+    int32_t c0, channels, width, height;
+    int32_t first, end; /**< the rows that are there */
+    int n_out;
+    uint8_t *rows[BB_MAX_NODE_OUTPUTS]; /**< row `first` of each output */
+    size_t row_bytes[BB_MAX_NODE_OUTPUTS];
+    bb_pool_rows pools[BB_MAX_NODE_OUTPUTS];
+} pool_state;
+
+static void start_pools(pool_state *s, const bb_context *context, const bb_plan_node *plan,
+                        const bb_conv_block *block, size_t image, uint8_t *scratch) {
+    const bb_plan_tensor *tensors = context->engine->tensors;
+    const bb_conv_pool *pool = plan->conv->pool;
+    *s = (pool_state){.context = context,
+                      .conv = plan->conv,
+                      .image = image,
+                      .c0 = block->c0,
+                      .channels = block->desc.out_channels,
+                      .width = block->desc.out_width,
+                      .height = block->desc.out_height,
+                      .n_out = plan->n_out};
+    uint8_t *at = scratch + pool->line_bytes;
+    for (int i = 0; i < s->n_out; i++) {
+        const bb_plan_tensor *out = &tensors[pool->tensor[i]];
+        s->row_bytes[i] = (size_t)s->width * (size_t)s->channels * bb_element_size(out->type);
+        s->rows[i] = at;
+        at += (size_t)pool->rows * s->row_bytes[i];
+        s->pools[i] = (bb_pool_rows){.kernels = context->engine->window,
+                                     .geometry = pool->geometry,
+                                     .width = s->width,
+                                     .channels = s->channels,
+                                     .out_width = out->w,
+                                     .out_step = out->step,
+                                     .type = out->type,
+                                     .line = scratch};
+    }
+}
+
+/* Rows before `first` are not needed any more. */
+static void drop_rows(pool_state *s, int32_t first) {
+    for (int i = 0; i < s->n_out && first < s->end; i++)
+        memmove(s->rows[i], s->rows[i] + (size_t)(first - s->first) * s->row_bytes[i],
+                (size_t)(s->end - first) * s->row_bytes[i]);
+    s->end = s->end < first ? first : s->end;
+    s->first = first;
+}
+
+static void pool_rows(const pool_state *s, int32_t p0, int32_t p1) {
+    const bb_conv_pool *pool = s->conv->pool;
+    for (int i = 0; i < s->n_out; i++) {
+        const bb_plan_tensor *out = &s->context->engine->tensors[pool->tensor[i]];
+        uint8_t *to = bb_tensor_data(s->context, pool->tensor[i]);
+        for (int32_t p = p0; p < p1; p++) {
+            const bb_pool_span rows = bb_pool_span_at(pool->geometry, 0, p, s->height);
+            const size_t row = s->image * (size_t)out->h + (size_t)p;
+            const size_t at = row * (size_t)out->w * out->step + (size_t)s->c0;
+            bb_pool_max_row(
+                &s->pools[i], s->rows[i] + (size_t)(rows.start - s->first) * s->row_bytes[i],
+                s->row_bytes[i], (size_t)rows.count, to + at * bb_element_size(out->type));
+        }
+    }
+}
+
+static int32_t span_end(const pool_state *s, int32_t p) {
+    const bb_pool_span rows = bb_pool_span_at(s->conv->pool->geometry, 0, p, s->height);
+    return rows.start + rows.count;
+}
+
+/* Tiles go to the rows that are kept. */
+static void aim_at_rows(tile_state *tiles, const pool_state *s) {
+    tiles->out_c0 = s->c0;
+    tiles->image_pixel = (size_t)0 - (size_t)s->first * (size_t)s->width;
+    for (int i = 0; i < s->n_out; i++) {
+        tiles->job[i].out_stride = (size_t)s->channels;
+        tiles->out[i] = s->rows[i];
+    }
+}
+
+/* Pooled rows p0..p1-1, as many at a time as have their convolved rows side by side. */
+static void run_pooled(const bb_conv_block *block, const uint8_t *in, uint8_t *scratch, int32_t p0,
+                       int32_t p1, tile_state *tiles, pool_state *s) {
+    const bb_conv_pool *pool = s->conv->pool;
+    for (int32_t p = p0, next; p < p1; p = next) {
+        drop_rows(s, bb_pool_span_at(pool->geometry, 0, p, s->height).start);
+        for (next = p + 1; next < p1 && span_end(s, next) - s->first <= pool->rows;)
+            next++;
+        aim_at_rows(tiles, s);
+        const int32_t end = span_end(s, next - 1);
+        if (end > s->end)
+            block->kernel->run(&block->desc, block->packed, in, s->end, end, scratch + pool->bytes,
+                               finish_tile, tiles);
+        s->end = end > s->end ? end : s->end;
+        pool_rows(s, p, next);
+    }
+}
+
+/* ---- tasks -------------------------------------------------------------------------------------
+ */
 
 static void run_task(void *user, size_t task, size_t worker) {
     const conv_tasks *t = user;
@@ -115,20 +231,34 @@ static void run_task(void *user, size_t task, size_t worker) {
     const size_t image = task / conv->n_blocks / t->strips;
     const bb_conv_desc *d = &block->desc;
     const size_t codes = (size_t)d->in_height * (size_t)d->in_width * (size_t)d->in_channels;
-    const int32_t y0 = (int32_t)strip * conv->strip, left = d->out_height - y0;
+    const int32_t y0 = (int32_t)strip * t->strip_rows, left = t->rows - y0;
+    const int32_t y1 = y0 + (left < t->strip_rows ? left : t->strip_rows);
+    const uint8_t *in = bb_tensor_data(t->context, t->plan->node->in[0]) + image * codes;
+    uint8_t *scratch = bb_worker_scratch(t->context, worker);
     tile_state state;
     start_tiles(&state, t->context, t->plan, d, image);
     state.c0 = block->c0;
-    block->kernel->run(d, block->packed,
-                       bb_tensor_data(t->context, t->plan->node->in[0]) + image * codes, y0,
-                       y0 + (left < conv->strip ? left : conv->strip),
-                       bb_worker_scratch(t->context, worker), finish_tile, &state);
+    if (t->pooled) {
+        pool_state pools;
+        start_pools(&pools, t->context, t->plan, block, image, scratch);
+        run_pooled(block, in, scratch, y0, y1, &state, &pools);
+    } else {
+        aim_at_tensors(&state, t->context);
+        block->kernel->run(d, block->packed, in, y0, y1, scratch, finish_tile, &state);
+    }
 }
 
 void bb_run_conv(bb_context *context, const bb_plan_node *plan) {
     const bb_conv_plan *conv = plan->conv;
-    const int32_t rows = conv->blocks[0].desc.out_height;
-    conv_tasks tasks = {context, plan, (size_t)((rows + conv->strip - 1) / conv->strip)};
+    const bool pooled = conv->pool && !context->tap;
+    const int32_t rows = pooled ? conv->pool->out_height : conv->blocks[0].desc.out_height;
+    const int32_t strip_rows = pooled ? conv->pool->strip : conv->strip;
+    conv_tasks tasks = {.context = context,
+                        .plan = plan,
+                        .pooled = pooled,
+                        .rows = rows,
+                        .strip_rows = strip_rows,
+                        .strips = (size_t)((rows + strip_rows - 1) / strip_rows)};
     bb_pool_run(context->pool, tasks.strips * (size_t)conv->images * conv->n_blocks, run_task,
                 &tasks);
 }

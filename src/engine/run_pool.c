@@ -37,28 +37,96 @@ static bb_window window_at(const bb_context *context, const bb_model_node *node,
                        .type = in->type};
 }
 
+/* ---- max pools ---------------------------------------------------------------------------------
+ */
+
+enum { MAX_INPUTS = 8 }; /* of one call */
+
+/* The maximum of n pieces, the first at `first` and the others `step` bytes apart. Where they are
+ * more than one call takes there must be a single item. */
+static void max_of(const bb_window_kernels *kernels, const bb_max_job *items, const uint8_t *first,
+                   size_t step, size_t n) {
+    const void *in[MAX_INPUTS];
+    bb_max_job job = *items;
+    job.in = in;
+    for (size_t done = 0; done < n;) {
+        size_t k = 0;
+        if (done > 0)
+            in[k++] = job.out;
+        for (; k < MAX_INPUTS && done < n; done++)
+            in[k++] = first + done * step;
+        job.n = k;
+        kernels->max(&job);
+    }
+}
+
+/* Output pixels from x on whose windows are whole, as x's is; 1 where it is not. */
+static int32_t whole_windows(const bb_pool_rows *pool, int32_t x, const bb_pool_span *span) {
+    const bb_geometry *g = pool->geometry;
+    if (g->kernel[1] == 0 || g->kernel[1] > MAX_INPUTS || span->count < g->kernel[1])
+        return 1;
+    const int32_t room = pool->width - 1 - (g->kernel[1] - 1) * g->dilation[1] - span->start;
+    const int32_t n = room / g->stride[1] + 1, left = pool->out_width - x;
+    return n < left ? n : left;
+}
+
+void bb_pool_max_row(const bb_pool_rows *pool, const uint8_t *first, size_t step, size_t n,
+                     uint8_t *out) {
+    const size_t channels = (size_t)pool->channels, element = bb_element_size(pool->type);
+    const uint8_t *line = first;
+    if (n > 1) {
+        const bb_max_job rows = {.out = pool->line,
+                           .elements = (size_t)pool->width * channels,
+                           .count = 1,
+                           .type = pool->type};
+        max_of(pool->kernels, &rows, first, step, n);
+        line = pool->line;
+    }
+    bb_max_job columns = {.in_step = (size_t)pool->geometry->stride[1] * channels,
+                          .out_step = pool->out_step,
+                          .elements = channels,
+                          .type = pool->type};
+    for (int32_t x = 0; x < pool->out_width; x += (int32_t)columns.count) {
+        const bb_pool_span span = bb_pool_span_at(pool->geometry, 1, x, pool->width);
+        columns.count = (size_t)whole_windows(pool, x, &span);
+        columns.out = out + (size_t)x * pool->out_step * element;
+        max_of(pool->kernels, &columns, line + (size_t)span.start * channels * element,
+               dilation_of(pool->geometry, 1) * channels * element, (size_t)span.count);
+    }
+}
+
 static void max_rows(const bb_context *context, const bb_plan_node *plan, int32_t row0,
                      int32_t row1, size_t worker) {
     const bb_model_node *node = plan->node;
     const bb_plan_tensor *in = &context->engine->tensors[node->in[0]];
     const bb_plan_tensor *out = &context->engine->tensors[node->out[0]];
-    const size_t pixel = (size_t)out->c * bb_element_size(out->type);
-    uint8_t *to = bb_tensor_data(context, node->out[0]) + (size_t)row0 * (size_t)out->w * pixel;
-    (void)worker;
+    const size_t element = bb_element_size(in->type);
+    const bb_pool_rows pool = {.kernels = context->engine->window,
+                               .geometry = &node->geometry,
+                               .width = in->w,
+                               .channels = in->c,
+                               .out_width = out->w,
+                               .out_step = (size_t)out->c,
+                               .type = in->type,
+                               .line = bb_worker_scratch(context, worker)};
     for (int32_t row = row0; row < row1; row++) {
         const bb_pool_span rows = bb_pool_span_at(&node->geometry, 0, row % out->h, in->h);
-        for (int32_t x = 0; x < out->w; x++, to += pixel) {
-            const bb_window window = window_at(context, node, (size_t)(row / out->h), rows,
-                                               bb_pool_span_at(&node->geometry, 1, x, in->w));
-            context->engine->window->max(&window, to);
-        }
+        const size_t first = (size_t)(row / out->h) * (size_t)in->h + (size_t)rows.start;
+        bb_pool_max_row(&pool, bb_tensor_data(context, node->in[0]) + first * in->row * element,
+                        in->row * element * dilation_of(&node->geometry, 0), (size_t)rows.count,
+                        bb_tensor_data(context, node->out[0]) + (size_t)row * out->row * element);
     }
 }
 
 void bb_run_max_pool(bb_context *context, const bb_plan_node *plan) {
     const bb_plan_tensor *out = &context->engine->tensors[plan->node->out[0]];
+    if (context->engine->tensors[plan->node->in[0]].passes && !context->tap)
+        return; /* pooled by the convolution */
     bb_run_rows(context, plan, out->n * out->h, out->row, max_rows);
 }
+
+/* ---- average pools -----------------------------------------------------------------------------
+ */
 
 /* The sums of one window become the codes (or floats) of one output pixel. */
 static void requantize_sums(const bb_context *context, const bb_plan_node *plan, size_t pixel,

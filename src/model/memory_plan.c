@@ -20,8 +20,9 @@ typedef struct planner {
     int *buffer_of;  /**< [n_tensors]; -1 = none yet */
     int *inside;     /**< [n_tensors]: the CONCAT output that holds the tensor, or -1 */
     size_t *readers; /**< [n_tensors] */
-    bool *steppable; /**< [n_tensors]: its producer can write pixels apart */
-    size_t *first;   /**< [n_tensors]: byte of that output's pixel where the tensor begins */
+    const bb_model_node **reader; /**< [n_tensors]: the last one */
+    bool *steppable;              /**< [n_tensors]: its producer can write pixels apart */
+    size_t *first; /**< [n_tensors]: byte of that output's pixel where the tensor begins */
     size_t n;
     buffer **placed; /**< by ascending offset */
     size_t n_placed;
@@ -54,13 +55,18 @@ static size_t element_bytes(const bb_model *model, size_t profile, int tensor) {
     return model->profiles[profile].tensors[tensor].bits > 8 ? 2 : 1;
 }
 
+static void read_by(planner *p, int tensor, const bb_model_node *node) {
+    p->readers[tensor]++;
+    p->reader[tensor] = node;
+}
+
 /* Counts who reads each tensor and marks those whose producer can write pixels apart. */
 static void inspect_tensors(planner *p) {
     const bb_model *model = p->model;
     for (size_t i = 0; i < model->n_nodes; i++) {
         const bb_model_node *node = &model->nodes[i];
         for (int k = 0; k < node->n_in; k++)
-            p->readers[node->in[k]]++;
+            read_by(p, node->in[k], node);
         for (int k = 0; k < node->n_out; k++)
             p->steppable[node->out[k]] = node->kind == BB_NODE_CONV || node->kind == BB_NODE_ADD ||
                                          node->kind == BB_NODE_REQUANT;
@@ -94,6 +100,50 @@ static void find_joined(planner *p, size_t profile, const bb_shapes *shapes) {
             join_inputs(p, profile, &p->model->nodes[i], shapes);
 }
 
+/* ---- tensors that pass to pools
+ * -----------------------------------------------------------------
+ */
+
+enum { POOL_ROWS_MAX = 8 };
+
+static bool same_windows(const bb_geometry *a, const bb_geometry *b) {
+    return memcmp(a->kernel, b->kernel, sizeof(a->kernel)) == 0 &&
+           memcmp(a->stride, b->stride, sizeof(a->stride)) == 0 &&
+           memcmp(a->dilation, b->dilation, sizeof(a->dilation)) == 0 &&
+           memcmp(a->pad_begin, b->pad_begin, sizeof(a->pad_begin)) == 0 &&
+           memcmp(a->pad_end, b->pad_end, sizeof(a->pad_end)) == 0 && a->ceil_mode == b->ceil_mode;
+}
+
+/* The pool that alone reads a tensor, if its windows take few rows. */
+static const bb_model_node *pool_of(const planner *p, int tensor) {
+    const bb_model_node *node = p->readers[tensor] == 1 ? p->reader[tensor] : NULL;
+    if (!node || node->kind != BB_NODE_MAX_POOL || node->geometry.kernel[0] < 1 ||
+        node->geometry.kernel[0] > POOL_ROWS_MAX || node->geometry.dilation[0] != 1)
+        return NULL;
+    return node;
+}
+
+static bool outputs_pass(const planner *p, const bb_model_node *node) {
+    const bb_model_node *first = pool_of(p, node->out[0]);
+    if (node->kind != BB_NODE_CONV || node->n_in != 1 || !first)
+        return false;
+    for (int k = 1; k < node->n_out; k++) {
+        const bb_model_node *pool = pool_of(p, node->out[k]);
+        if (!pool || !same_windows(&pool->geometry, &first->geometry))
+            return false;
+    }
+    return true;
+}
+
+static void find_passing(const planner *p, bb_memory_plan *plan) {
+    for (size_t i = 0; i < p->model->n_nodes; i++) {
+        const bb_model_node *node = &p->model->nodes[i];
+        if (outputs_pass(p, node))
+            for (int k = 0; k < node->n_out; k++)
+                plan->passes[node->out[k]] = true;
+    }
+}
+
 /* ---- lives and places --------------------------------------------------------------------------
  */
 
@@ -113,12 +163,14 @@ static void find_lives(planner *p, const bb_memory_plan *plan) {
     for (size_t i = 0; i < model->n_nodes; i++) {
         const bb_model_node *node = &model->nodes[i];
         for (int k = 0; k < node->n_in; k++)
-            p->buffers[p->buffer_of[node->in[k]]].last = (long)i;
+            if (!plan->passes[node->in[k]])
+                p->buffers[p->buffer_of[node->in[k]]].last = (long)i;
         for (int k = 0; k < node->n_out; k++) {
+            const int out = node->out[k];
             if (is_reshape(node))
-                p->buffer_of[node->out[k]] = p->buffer_of[node->in[0]];
+                p->buffer_of[out] = p->buffer_of[node->in[0]];
             else
-                produce(p, plan, node->out[k], (long)i);
+                produce(p, plan, plan->passes[out] ? p->reader[out]->out[0] : out, (long)i);
         }
     }
     for (size_t i = 0; i < model->n_outputs; i++)
@@ -172,8 +224,14 @@ static bool place_all(planner *p, bb_memory_plan *plan) {
         if (order[i]->offset + order[i]->bytes > plan->total)
             plan->total = order[i]->offset + order[i]->bytes;
     }
-    for (size_t t = 0; t < p->model->n_tensors; t++)
-        plan->offset[t] = p->buffers[p->buffer_of[t]].offset + p->first[t];
+    for (size_t t = 0; t < p->model->n_tensors; t++) {
+        if (!plan->passes[t]) {
+            plan->offset[t] = p->buffers[p->buffer_of[t]].offset + p->first[t];
+            continue;
+        }
+        plan->offset[t] = plan->passing_total;
+        plan->passing_total += (plan->bytes[t] + BUFFER_ALIGN - 1) & ~(size_t)(BUFFER_ALIGN - 1);
+    }
     bb_free(order);
     return true;
 }
@@ -186,15 +244,18 @@ bb_status bb_model_plan_memory(const bb_model *model, size_t profile, const bb_s
         .bytes = bb_calloc_array(model->n_tensors, sizeof(*plan->bytes)),
         .step = bb_calloc_array(model->n_tensors, sizeof(*plan->step)),
         .inside = bb_calloc_array(model->n_tensors, sizeof(*plan->inside)),
+        .passes = bb_calloc_array(model->n_tensors, sizeof(*plan->passes)),
     };
     p.buffers = bb_calloc_array(model->n_tensors, sizeof(*p.buffers));
     p.buffer_of = bb_calloc_array(model->n_tensors, sizeof(*p.buffer_of));
     p.inside = bb_calloc_array(model->n_tensors, sizeof(*p.inside));
     p.first = bb_calloc_array(model->n_tensors, sizeof(*p.first));
     p.readers = bb_calloc_array(model->n_tensors, sizeof(*p.readers));
+    p.reader = bb_calloc_array(model->n_tensors, sizeof(*p.reader));
     p.steppable = bb_calloc_array(model->n_tensors, sizeof(*p.steppable));
-    bool ok = plan->offset && plan->bytes && plan->step && plan->inside && p.buffers &&
-              p.buffer_of && p.inside && p.first && p.readers && p.steppable;
+    bool ok = plan->offset && plan->bytes && plan->step && plan->inside && plan->passes &&
+              p.buffers && p.buffer_of && p.inside && p.first && p.readers && p.reader &&
+              p.steppable;
     if (ok) {
         find_joined(&p, profile, shapes);
         for (size_t t = 0; t < model->n_tensors; t++) {
@@ -202,6 +263,7 @@ bb_status bb_model_plan_memory(const bb_model *model, size_t profile, const bb_s
             plan->inside[t] = p.inside[t] >= 0;
             plan->step[t] = (size_t)shapes->dims[plan->inside[t] ? (size_t)p.inside[t] : t][3];
         }
+        find_passing(&p, plan);
         find_lives(&p, plan);
         ok = place_all(&p, plan);
     }
@@ -211,6 +273,7 @@ bb_status bb_model_plan_memory(const bb_model *model, size_t profile, const bb_s
     bb_free(p.inside);
     bb_free(p.first);
     bb_free(p.readers);
+    bb_free(p.reader);
     bb_free(p.steppable);
     if (!ok) {
         bb_memory_plan_free(plan);
@@ -224,5 +287,6 @@ void bb_memory_plan_free(bb_memory_plan *plan) {
     bb_free(plan->bytes);
     bb_free(plan->step);
     bb_free(plan->inside);
+    bb_free(plan->passes);
     *plan = (bb_memory_plan){0};
 }

@@ -297,13 +297,18 @@ bb_status bb_model_find_profile(const bb_model *model, uint32_t weight_bits,
  * tensors alive at the same time never overlap. Reshapes share their input's buffer. A tensor that
  * only a CONCAT reads lies inside the CONCAT's output where its producer can write it there
  * (CONV, ADD, REQUANT): its pixels are then `step` elements apart.
+ *
+ * A convolution's outputs *pass* if each is read by one MAX_POOL alone, of one geometry: who pools
+ * while convolving keeps a few rows of them at a time. They have no place in the arena (offsets
+ * count in a space of their own), and the pools' outputs are alive from the convolution on.
  */
 typedef struct bb_memory_plan {
     size_t *offset; /**< [n_tensors], in bytes */
     size_t *bytes;
     size_t *step; /**< elements from one pixel to the next: the channels, unless inside another */
     bool *inside; /**< lies in the output of the CONCAT that reads it */
-    size_t total;
+    bool *passes; /**< from a convolution to max pools */
+    size_t total, passing_total;
 } bb_memory_plan;
 bb_status bb_model_plan_memory(const bb_model *model, size_t profile, const bb_shapes *shapes,
                                bb_memory_plan *plan, bb_error *err);

@@ -289,6 +289,53 @@ static bool append_pool(network *w) {
     return true;
 }
 
+/* A convolution whose outputs max pools read, mostly nobody else and with the same windows. */
+static bool append_pooled_conv(network *w) {
+    maker *m = &w->m;
+    const live *found = pick(w, false);
+    if (!found || !convolvable(found) || found->vector || w->n_convs == 64 || w->n_made > 240)
+        return false;
+    const live x = *found;
+    conv_shape s = {.height = x.height,
+                    .width = x.width,
+                    .cin = x.channels,
+                    .cout = (int)random_between(m, 1, 40),
+                    .groups = 1};
+    random_window(m, &s);
+    live y = x, pooled[2];
+    y.height = random_out_size(&s, 0);
+    y.width = random_out_size(&s, 1);
+    y.channels = s.cout;
+    bb_geometry g[2];
+    if (y.height < 1 || y.width < 1 || !pool_shape(w, &y, &g[0], &pooled[0]) ||
+        !pool_shape(w, &y, &g[1], &pooled[1]))
+        return false;
+    if (random_chance(m, 80)) {
+        g[1] = g[0];
+        pooled[1] = pooled[0];
+    }
+    use u[2];
+    const bb_planes *weights;
+    const int conv = random_weights(w, &s, &x, false, u, &weights), first = w->n;
+    const int n_out = (int)random_between(m, 1, 2);
+    int out[2];
+    live made[2];
+    for (int i = 0; i < n_out; i++) {
+        out[i] = make_output(w, with_random_bits(w, y, false), u, -1);
+        made[i] = w->tensors[w->n - 1];
+    }
+    add_conv(w, &s, conv, weights, 1, &x.tensor, n_out, out);
+    if (random_chance(m, 80))
+        w->n = first;
+    for (int i = 0; i < n_out; i++) {
+        for (int p = 0; p < 2; p++)
+            pooled[i].bits[p] = made[i].bits[p];
+        const int to = make_output(w, pooled[i], NULL, out[i]);
+        random_add_node(m, BB_NODE_MAX_POOL, 1, &out[i], 1, &to)->geometry = g[i];
+    }
+    return true;
+}
+
 static bool append_copy(network *w) {
     maker *m = &w->m;
     const live *found = pick(w, false);
@@ -432,9 +479,9 @@ static bool append_float(network *w) {
 }
 
 static void append_node(network *w) {
-    static bool (*const kinds[])(network *) = {append_conv,  append_conv,        append_elementwise,
-                                               append_pool,  append_copy,        append_quantize,
-                                               append_float, append_elementwise, append_join};
+    static bool (*const kinds[])(network *) = {
+        append_conv,     append_conv,  append_elementwise, append_pool, append_copy,
+        append_quantize, append_float, append_elementwise, append_join, append_pooled_conv};
     while (!kinds[random_between(&w->m, 0, (int64_t)BB_COUNT(kinds) - 1)](w))
         ;
 }

@@ -14,19 +14,6 @@ static const uint8_t *w_row(const bb_window *w, int32_t y, size_t at) {
     return (const uint8_t *)w->first + ((size_t)y * w->row_stride + at) * element;
 }
 
-/* Largest codes of the channels from `at` on: 16 bytes or 8 words; 8 bytes where `half`. */
-V_FN static vec w_max(const bb_window *w, size_t at, bool half) {
-    const bool bytes = w->type == BB_ELEMENT_U8;
-    const size_t step = w->pixel_stride * bb_element_size(w->type);
-    vec best = v_set32(0);
-    for (int32_t y = 0; y < w->rows; y++) {
-        const uint8_t *p = w_row(w, y, at);
-        for (int32_t x = 0; x < w->columns; x++, p += step)
-            best = !bytes ? v_max16(best, v_load(p)) : v_max8(best, half ? v_load64(p) : v_load(p));
-    }
-    return best;
-}
-
 /* The channels from `done` on, by the reference. */
 static bb_window w_rest(const bb_window *w, size_t done) {
     bb_window rest = *w;
@@ -35,20 +22,35 @@ static bb_window w_rest(const bb_window *w, size_t done) {
     return rest;
 }
 
-V_FN static void window_max(const bb_window *w, void *out) {
-    const size_t n = (size_t)w->channels, element = bb_element_size(w->type);
-    uint8_t *bytes = out;
-    size_t c = 0;
-    for (; element == 1 && c + 16 <= n; c += 16)
-        v_store(bytes + c, w_max(w, c, false));
-    for (; element == 1 && c + 8 <= n; c += 8)
-        v_store64(bytes + c, w_max(w, c, true));
-    for (; element == 2 && c + 8 <= n; c += 8)
-        v_store(bytes + 2 * c, w_max(w, c, false));
-    if (c < n) {
-        const bb_window rest = w_rest(w, c);
-        bb_window_ref.max(&rest, bytes + c * element);
+V_FN static void w_max_bytes(const bb_max_job *job, size_t from, size_t to, size_t bytes) {
+    const uint8_t *const *in = (const uint8_t *const *)job->in;
+    const bool words = job->type == BB_ELEMENT_U16;
+    uint8_t *out = (uint8_t *)job->out + to;
+    size_t i = 0;
+    for (; i + 16 <= bytes; i += 16) {
+        vec best = v_load(in[0] + from + i);
+        for (size_t k = 1; k < job->n; k++) {
+            const vec next = v_load(in[k] + from + i);
+            best = words ? v_max16(best, next) : v_max8(best, next);
+        }
+        v_store(out + i, best);
     }
+    for (; i + 8 <= bytes; i += 8) {
+        vec best = v_load64(in[0] + from + i);
+        for (size_t k = 1; k < job->n; k++) {
+            const vec next = v_load64(in[k] + from + i);
+            best = words ? v_max16(best, next) : v_max8(best, next);
+        }
+        v_store64(out + i, best);
+    }
+}
+
+/* Pieces of 8 bytes; what is left of each item goes to the reference. */
+V_FN static void max_of(const bb_max_job *job) {
+    const size_t element = bb_element_size(job->type), bytes = job->elements * element;
+    for (size_t t = 0; t < job->count; t++)
+        w_max_bytes(job, t * job->in_step * element, t * job->out_step * element, bytes);
+    bb_max_rest(job, bytes / 8 * 8 / element);
 }
 
 V_FN static void w_sum8(const bb_window *w, size_t at, int32_t *out) {
@@ -79,4 +81,4 @@ V_FN static void window_sum(const bb_window *w, int32_t *out) {
     }
 }
 
-const bb_window_kernels NARROW_WINDOW = {NARROW_NAME, window_max, window_sum};
+const bb_window_kernels NARROW_WINDOW = {NARROW_NAME, max_of, window_sum};

@@ -7,18 +7,29 @@ static uint16_t load(const bb_window *w, int32_t row, int32_t column, int32_t c)
                                     : ((const uint16_t *)w->first)[i];
 }
 
-static void window_max(const bb_window *w, void *out) {
-    for (int32_t c = 0; c < w->channels; c++) {
-        uint16_t best = 0;
-        for (int32_t y = 0; y < w->rows; y++)
-            for (int32_t x = 0; x < w->columns; x++)
-                if (load(w, y, x, c) > best)
-                    best = load(w, y, x, c);
-        if (w->type == BB_ELEMENT_U8)
-            ((uint8_t *)out)[c] = (uint8_t)best;
-        else
-            ((uint16_t *)out)[c] = best;
+static uint16_t largest(const bb_max_job *job, size_t at) {
+    uint16_t best = 0;
+    for (size_t k = 0; k < job->n; k++) {
+        const uint16_t code = job->type == BB_ELEMENT_U8 ? ((const uint8_t *)job->in[k])[at]
+                                                         : ((const uint16_t *)job->in[k])[at];
+        best = code > best ? code : best;
     }
+    return best;
+}
+
+void bb_max_rest(const bb_max_job *job, size_t done) {
+    for (size_t t = 0; t < job->count; t++)
+        for (size_t i = done; i < job->elements; i++) {
+            const uint16_t best = largest(job, t * job->in_step + i);
+            if (job->type == BB_ELEMENT_U8)
+                ((uint8_t *)job->out)[t * job->out_step + i] = (uint8_t)best;
+            else
+                ((uint16_t *)job->out)[t * job->out_step + i] = best;
+        }
+}
+
+static void max_of(const bb_max_job *job) {
+    bb_max_rest(job, 0);
 }
 
 static void window_sum(const bb_window *w, int32_t *out) {
@@ -31,4 +42,4 @@ static void window_sum(const bb_window *w, int32_t *out) {
     }
 }
 
-const bb_window_kernels bb_window_ref = {"window_ref", window_max, window_sum};
+const bb_window_kernels bb_window_ref = {"window_ref", max_of, window_sum};

@@ -18,7 +18,7 @@
 
 #define BB_VNNI __attribute__((target("avx2,avx512f,avx512bw,avx512vl,avx512vnni")))
 
-enum { DIRECT = 0, HALVED = 1, LANES = 16 };
+enum { DIRECT = 0, HALVED = 1 };
 
 typedef struct loop_args {
     const uint8_t *const *ptr; /* 0 */
@@ -27,6 +27,7 @@ typedef struct loop_args {
     int64_t segments;          /* 24 */
     int64_t bytes;             /* 32: of a segment */
     const uint8_t *next;       /* 40: weights to fetch from far, 64 bytes a step */
+    const int32_t *sums;       /* 48: of the pixels' windows where weights are halved, else NULL */
 } loop_args;
 
 static bool supports(const bb_conv_desc *desc) {
@@ -51,7 +52,18 @@ static bool supports(const bb_conv_desc *desc) {
 #define PIXEL2(p, a, b) CODES(p) DOT("24", a) DOT("25", b)
 #define PIXEL4(p, a, b, c, d) CODES(p) DOT("24", a) DOT("25", b) DOT("26", c) DOT("27", d)
 
-#define LOOP(clear, load, pixels, step_bytes, store)                                               \
+/* a = 2*a + (parity & sum), the window sum in zmm28, parity masks in zmm24-27. */
+#define SUM(offset) "vpbroadcastd " offset "(%%r15), %%zmm28\n\t"
+#define HALF(w, a)                                                                                 \
+    "vpandd %%zmm" w ", %%zmm28, %%zmm29\n\tvpaddd %%zmm" a ", %%zmm" a ", %%zmm" a                \
+    "\n\tvpaddd %%zmm29, %%zmm" a ", %%zmm" a "\n\t"
+#define HALF1(offset, a) SUM(offset) HALF("24", a)
+#define HALF2(offset, a, b) SUM(offset) HALF("24", a) HALF("25", b)
+#define HALF4(offset, a, b, c, d)                                                                  \
+    SUM(offset) HALF("24", a) HALF("25", b) HALF("26", c) HALF("27", d)
+
+/* The parity masks lie where the weights end. */
+#define LOOP(clear, load, pixels, step_bytes, halves, store)                                       \
     __asm__ volatile(                                                                              \
         "movq (%0), %%rsi\n\tmovq 8(%0), %%rdx\n\tmovq 24(%0), %%rbx\n\tmovq 32(%0), "             \
         "%%r15\n\tmovq 40(%0), %%r14\n\t" clear ".p2align 4\n"                                     \
@@ -64,7 +76,8 @@ static bool supports(const bb_conv_desc *desc) {
         "jl 2b\n\t"                                                                                \
         "decq %%rbx\n\t"                                                                           \
         "jnz 1b\n\t"                                                                               \
-        "movq 16(%0), %%rcx\n\t" store "vzeroupper\n\t"                                            \
+        "movq 48(%0), %%r15\n\ttestq %%r15, %%r15\n\tjz 3f\n\t" load halves                        \
+        "3:\n\tmovq 16(%0), %%rcx\n\t" store "vzeroupper\n\t"                                      \
         :                                                                                          \
         : "D"(args)                                                                                \
         : BB_ASM_CLOBBERS, BB_ASM_CLOBBERS_512)
@@ -74,6 +87,8 @@ BB_VNNI static void loop_16(const loop_args *args) {
          PIXEL1("r8", "0") PIXEL1("r9", "1") PIXEL1("r10", "2") PIXEL1("r11", "3")
              PIXEL1("r12", "4") PIXEL1("r13", "5"),
          "64",
+         HALF1("0", "0") HALF1("4", "1") HALF1("8", "2") HALF1("12", "3") HALF1("16", "4")
+             HALF1("20", "5"),
          STORE("0", "0") STORE("256", "1") STORE("512", "2") STORE("768", "3") STORE("1024", "4")
              STORE("1280", "5"));
 }
@@ -83,6 +98,8 @@ BB_VNNI static void loop_32(const loop_args *args) {
          PIXEL2("r8", "0", "1") PIXEL2("r9", "2", "3") PIXEL2("r10", "4", "5")
              PIXEL2("r11", "6", "7") PIXEL2("r12", "8", "9") PIXEL2("r13", "10", "11"),
          "128",
+         HALF2("0", "0", "1") HALF2("4", "2", "3") HALF2("8", "4", "5") HALF2("12", "6", "7")
+             HALF2("16", "8", "9") HALF2("20", "10", "11"),
          STORE("0", "0") STORE("64", "1") STORE("256", "2") STORE("320", "3") STORE("512", "4")
              STORE("576", "5") STORE("768", "6") STORE("832", "7") STORE("1024", "8")
                  STORE("1088", "9") STORE("1280", "10") STORE("1344", "11"));
@@ -94,6 +111,9 @@ BB_VNNI static void loop_64(const loop_args *args) {
              PIXEL4("r10", "8", "9", "10", "11") PIXEL4("r11", "12", "13", "14", "15")
                  PIXEL4("r12", "16", "17", "18", "19") PIXEL4("r13", "20", "21", "22", "23"),
          "256",
+         HALF4("0", "0", "1", "2", "3") HALF4("4", "4", "5", "6", "7")
+             HALF4("8", "8", "9", "10", "11") HALF4("12", "12", "13", "14", "15")
+                 HALF4("16", "16", "17", "18", "19") HALF4("20", "20", "21", "22", "23"),
          STORE("0", "0") STORE("64", "1") STORE("128", "2") STORE("192", "3") STORE("256", "4")
              STORE("320", "5") STORE("384", "6") STORE("448", "7") STORE("512", "8")
                  STORE("576", "9") STORE("640", "10") STORE("704", "11") STORE("768", "12")
@@ -103,28 +123,15 @@ BB_VNNI static void loop_64(const loop_args *args) {
                                  STORE("1472", "23"));
 }
 
-/** acc = 2*acc + parity*sum(u); the parity masks end the block. */
-BB_VNNI static void finish_halved(const bb_tile_job *job) {
-    const int32_t channels = job->route->block_channels;
-    const uint8_t *parity = job->weights + job->route->block_bytes - (size_t)channels * 4;
-
-    for (int32_t p = 0; p < job->n_pixels; p++) {
-        int32_t *acc = job->acc + (ptrdiff_t)p * BB_TILE_STRIDE;
-        const __m512i sum = _mm512_set1_epi32(job->sums[p]);
-
-        for (int32_t c = 0; c < channels; c += LANES) {
-            const __m512i a = _mm512_slli_epi32(_mm512_loadu_si512(acc + c), 1);
-            const __m512i mask = _mm512_load_si512(parity + (size_t)c * 4);
-
-            _mm512_storeu_si512(acc + c, _mm512_add_epi32(a, _mm512_and_si512(mask, sum)));
-        }
-    }
-}
-
 static void block_tile(const bb_tile_job *job) {
     const bb_conv_route *route = job->route;
-    const loop_args args = {
-        job->ptr, job->weights, job->acc, route->segments, 4 * (int64_t)route->steps, job->next};
+    const loop_args args = {.ptr = job->ptr,
+                            .weights = job->weights,
+                            .acc = job->acc,
+                            .segments = route->segments,
+                            .bytes = 4 * (int64_t)route->steps,
+                            .next = job->next,
+                            .sums = route->variant == HALVED ? job->sums : NULL};
 
     if (route->block_channels == 16)
         loop_16(&args);
@@ -132,8 +139,12 @@ static void block_tile(const bb_tile_job *job) {
         loop_32(&args);
     else
         loop_64(&args);
-    if (route->variant == HALVED)
-        finish_halved(job);
+}
+
+/** acc = 2*acc + parity*sum(u). */
+BB_VNNI static inline __m512i whole(__m512i acc, const uint8_t *parity, int32_t sum) {
+    return _mm512_add_epi32(_mm512_slli_epi32(acc, 1),
+                            _mm512_and_si512(_mm512_load_si512(parity), _mm512_set1_epi32(sum)));
 }
 
 /** One pixel (fully connected): 64 channels, weights streaming. */
@@ -156,12 +167,16 @@ BB_VNNI static void block_single(const bb_tile_job *job) {
             a3 = _mm512_dpbusd_epi32(a3, u, _mm512_load_si512(w + 192));
         }
     }
+    if (job->route->variant == HALVED) {
+        a0 = whole(a0, w, job->sums[0]);
+        a1 = whole(a1, w + 64, job->sums[0]);
+        a2 = whole(a2, w + 128, job->sums[0]);
+        a3 = whole(a3, w + 192, job->sums[0]);
+    }
     _mm512_storeu_si512(job->acc, a0);
     _mm512_storeu_si512(job->acc + 16, a1);
     _mm512_storeu_si512(job->acc + 32, a2);
     _mm512_storeu_si512(job->acc + 48, a3);
-    if (job->route->variant == HALVED)
-        finish_halved(job);
 }
 
 BB_AVX2 static void transform(const bb_conv_desc *desc, const uint8_t *codes, int32_t n,
