@@ -38,6 +38,13 @@ bb_status cli_error(bb_error *err, bb_status status, const char *fmt, ...) {
     return err->status = status;
 }
 
+bb_status cli_prefix(bb_error *err, bb_status status, const char *what) {
+    if (status == BB_STATUS_OK)
+        return status;
+    const bb_error reason = *err;
+    return cli_error(err, status, "%.200s: %s", what, reason.message);
+}
+
 bb_status cli_check_output(const char *path, bb_error *err) {
     const char *slash = strrchr(path, '/');
     char folder[4096] = ".";

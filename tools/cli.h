@@ -64,6 +64,8 @@ int cli_usage_error(const char *verb, const char *fmt, ...);
 int cli_failed(const char *verb, const bb_error *err);
 /** Fills err and returns `status`. */
 bb_status cli_error(bb_error *err, bb_status status, const char *fmt, ...);
+/** Puts "what: " before the message of a failure that is being passed on; returns `status`. */
+bb_status cli_prefix(bb_error *err, bb_status status, const char *what);
 /** IO where no file can be created at `path`: asked before the work that would be lost. */
 bb_status cli_check_output(const char *path, bb_error *err);
 /** Makes the folder unless it is there. */

@@ -47,7 +47,7 @@ static bb_status eval_image(cli_net *net, cli_net *reference, const bb_dataset *
             classify(reference, &image, reference_classes, &reference_top, &reference_seconds, err);
     bb_image_free(&image);
     if (status != BB_STATUS_OK)
-        return status;
+        return cli_prefix(err, status, bb_dataset_name(data, i));
     bb_accuracy_add(&s->accuracy, classes, top, label);
     if (reference)
         bb_paired_add(&s->paired, classes[0], reference_classes[0], label);
@@ -136,7 +136,8 @@ static bb_status evaluate(cli_net *net, cli_net *reference, const bb_dataset *da
     bb_status status = BB_STATUS_OK;
     for (size_t i = 0; i < n && status == BB_STATUS_OK; i++) {
         status = eval_image(net, reference, data, i, predictions, s, err);
-        cli_progress(NULL, "evaluating", i + 1, n);
+        if (status == BB_STATUS_OK)
+            cli_progress(NULL, "evaluating", i + 1, n);
     }
     bool written = !predictions || !ferror(predictions);
     if (predictions && fclose(predictions) != 0)

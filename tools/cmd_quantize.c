@@ -38,7 +38,7 @@ static int read_calibration(void *user, size_t index, float *input) {
         return 1;
     status = bb_config_tensor(c->config, &image, input, &c->err);
     bb_image_free(&image);
-    return status != BB_STATUS_OK;
+    return cli_prefix(&c->err, status, bb_dataset_name(c->dataset, index)) != BB_STATUS_OK;
 }
 
 static bool parse_profiles(const quantize_arguments *a, parsed_options *p) {

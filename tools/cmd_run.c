@@ -59,7 +59,7 @@ static bb_status run_image(cli_net *net, const run_arguments *a, const bb_datase
         status = net_classify(net, a->top, classes, &top, err);
     if (status != BB_STATUS_OK) {
         bb_image_free(&image);
-        return status;
+        return cli_prefix(err, status, bb_dataset_name(data, i));
     }
     print_classes(net, bb_dataset_name(data, i), classes, top);
     add_tile(net, &image, classes[0], bb_dataset_label(data, i), s);

@@ -199,7 +199,7 @@ static bb_status load_input(cli_net *net, const bb_dataset *data, size_t i, bb_e
     if (status == BB_STATUS_OK)
         bb_config_normalize(net->config, net->hwc, net->nchw);
     bb_image_free(&image);
-    return status;
+    return cli_prefix(err, status, bb_dataset_name(data, i));
 }
 
 static void copy_input(const cli_net *from, cli_net *to) {

@@ -132,14 +132,13 @@ bb_status net_load_model(const char *path, size_t weight_bits, size_t activation
     bb_status status = bb_model_load(path, model, err);
     if (status != BB_STATUS_OK)
         return status;
-    bb_error reason;
     status = bb_model_select_profile(*model, (uint32_t)weight_bits, (uint32_t)activation_bits,
-                                     profile, &reason);
+                                     profile, err);
     if (status == BB_STATUS_OK)
         return status;
     bb_model_destroy(*model);
     *model = NULL;
-    return cli_error(err, status, "%s: %.400s", path, reason.message);
+    return cli_prefix(err, status, path);
 }
 
 static bb_status open_engine(const char *path, const net_options *options, cli_net *net,

@@ -29,6 +29,8 @@ bb_status bb_pnm_decode(const char *name, const bb_file *file, bb_image *image, 
     pnm_reader in = {file->data, file->size, 2};
     size_t width = read_number(&in), height = read_number(&in), top = read_number(&in);
     int channels = file->data[1] == '6' ? 3 : 1;
+    if (width == 0 || height == 0)
+        return bb_fail(err, BB_STATUS_BAD_FILE, "%s: PPM/PGM size is not 1..999999", name);
     if (top == 0 || top > 255)
         return bb_fail(err, BB_STATUS_UNSUPPORTED, "%s: PPM/PGM maximum value is not 1..255", name);
     if (in.position >= in.size || !isspace(in.data[in.position]))

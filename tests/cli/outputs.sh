@@ -44,6 +44,12 @@ while [ $i -lt 300 ]; do
     i=$((i + 1))
 done
 bitbranch run 'Bilder für Ünïcode/ネット.bbm' 'Bilder für Ünïcode'/*.pgm -k 1 | grep -c '\.pgm$'
+# An image that does not fit is named.
+mkdir large
+{ printf 'P5\n30 30\n255\n'; head -c 900 /dev/zero; } >large/b.pgm
+refuses 1 "b.pgm: image is 30x30, the network takes 28x28" bitbranch run net.bbm large/b.pgm
+status 1 bitbranch quantize "$net" x.bbm --calib large >/dev/null 2>stderr.txt
+grep -q "b.pgm: image is 30x30" stderr.txt
 
 # A config that leaves no class.
 sed 's/"argmax"/"argmax", "drop_first": 10/' "${net%.onnx}.json" >drop.json
