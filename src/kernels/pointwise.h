@@ -65,22 +65,22 @@ void bb_pointwise_run(const bb_conv_desc *desc, const bb_pointwise_route *route,
                       const uint8_t *in, int32_t y0, int32_t y1, void *scratch, bb_tile_fn tile,
                       void *user);
 
-/** The functions of a bb_conv_kernel that follow from `route_of`. */
-#define BB_POINTWISE_FUNCTIONS(route_of)                                                           \
-    static size_t packed_size(const bb_conv_desc *desc) {                                          \
+/** The functions of a bb_conv_kernel that follow from `route_of`, after a prefix. */
+#define BB_POINTWISE_FUNCTIONS(prefix, route_of)                                                   \
+    static size_t prefix##_packed_size(const bb_conv_desc *desc) {                                 \
         const bb_pointwise_route route = route_of(desc);                                           \
         return bb_pointwise_packed_size(desc, &route);                                             \
     }                                                                                              \
-    static void pack(const bb_conv_desc *desc, const int16_t *weights, void *dst) {                \
+    static void prefix##_pack(const bb_conv_desc *desc, const int16_t *weights, void *dst) {       \
         const bb_pointwise_route route = route_of(desc);                                           \
         bb_pointwise_pack(desc, &route, weights, dst);                                             \
     }                                                                                              \
-    static size_t scratch_size(const bb_conv_desc *desc) {                                         \
+    static size_t prefix##_scratch_size(const bb_conv_desc *desc) {                                \
         const bb_pointwise_route route = route_of(desc);                                           \
         return bb_pointwise_scratch_size(desc, &route);                                            \
     }                                                                                              \
-    static void run(const bb_conv_desc *desc, const void *packed, const uint8_t *in, int32_t y0,   \
-                    int32_t y1, void *scratch, bb_tile_fn tile, void *user) {                      \
+    static void prefix##_run(const bb_conv_desc *desc, const void *packed, const uint8_t *in,      \
+                             int32_t y0, int32_t y1, void *scratch, bb_tile_fn tile, void *user) { \
         const bb_pointwise_route route = route_of(desc);                                           \
         bb_pointwise_run(desc, &route, packed, in, y0, y1, scratch, tile, user);                   \
     }

@@ -2,8 +2,9 @@
 /**
  * @file conv_pointwise_avx512.c
  * 1x1 layers with vpdpbusd: u8 codes times s8 weights, 32-bit sums at once (below 2^31 by the
- * model's bound; vpdpbusd wraps, it does not saturate). 24 accumulators: 16 channels x 24 pixels,
- * 32 x 12, 48 x 8 or 64 x 6, whichever leaves least idle.
+ * model's bound; vpdpbusd wraps, it does not saturate). 28 accumulators: 16 channels x 28 pixels,
+ * 32 x 14, 48 x 9 or 64 x 7, whichever leaves least idle. Images of 7, 14, 28... pixels a side are
+ * whole tiles.
  *
  * Weights as in conv_vnni_avx512.c: b + o itself where |b + o| <= 127, else halved.
  */
@@ -15,7 +16,7 @@
 
 #define BB_VNNI __attribute__((target("avx2,avx512f,avx512bw,avx512vl,avx512vnni")))
 
-enum { LANES = 16, WIDTH_MAX = 4, SUMS = 24 /**< accumulators */ };
+enum { LANES = 16, WIDTH_MAX = 4, SUMS = 28 /**< accumulators */ };
 
 /** Offsets are known to the assembly. */
 typedef struct loop_args {
@@ -31,7 +32,7 @@ typedef struct loop_args {
     const void *parity;   /* 72 */
 } loop_args;
 
-/* Pixels 5i to 5i+4 of a tile are addressed from one register each: r8 to r12. */
+/* Pixels 5i to 5i+4 of a tile are addressed from one register each: r8 to r12, rsi. */
 #define AT0(r) "(%%" r ")"
 #define AT1(r) "(%%" r ",%%r13)"
 #define AT2(r) "(%%" r ",%%r13,2)"
@@ -40,6 +41,7 @@ typedef struct loop_args {
 
 #define CODES(at) "vpbroadcastd " at ", %%zmm28\n\t"
 #define DOT(w, a) "vpdpbusd %%zmm" w ", %%zmm28, %%zmm" a "\n\t"
+#define DOT_FROM(offset, a) "vpdpbusd " offset "(%%rdx), %%zmm28, %%zmm" a "\n\t"
 #define LOAD(offset, w) "vmovdqu64 " offset "(%%rdx), %%zmm" w "\n\t"
 #define CLEAR(a) "vpxord %%xmm" a ", %%xmm" a ", %%xmm" a "\n\t"
 #define STORE(offset, a) "vmovdqu64 %%zmm" a ", " offset "(%%rcx)\n\t"
@@ -48,60 +50,64 @@ typedef struct loop_args {
 #define SUM "vpbroadcastd (%%r15), %%zmm28\n\taddq $4, %%r15\n\t"
 #define HALVED(offset, a)                                                                          \
     "vpslld $1, %%zmm" a ", %%zmm" a "\n\tvpandd " offset                                          \
-    "(%%rsi), %%zmm28, %%zmm29\n\tvpaddd %%zmm29, %%zmm" a ", %%zmm" a "\n\t" STORE(offset, a)
+    "(%%rax), %%zmm28, %%zmm29\n\tvpaddd %%zmm29, %%zmm" a ", %%zmm" a "\n\t" STORE(offset, a)
 
-#define PIXEL1(at, a) CODES(at) DOT("24", a)
-#define PIXEL2(at, a, b) CODES(at) DOT("24", a) DOT("25", b)
-#define PIXEL3(at, a, b, c) CODES(at) DOT("24", a) DOT("25", b) DOT("26", c)
-#define PIXEL4(at, a, b, c, d) CODES(at) DOT("24", a) DOT("25", b) DOT("26", c) DOT("27", d)
+#define PIXEL1(at, a) CODES(at) DOT("29", a)
+#define PIXEL2(at, a, b) CODES(at) DOT("29", a) DOT("30", b)
+#define PIXEL3(at, a, b, c) CODES(at) DOT("29", a) DOT("30", b) DOT("31", c)
+#define PIXEL4(at, a, b, c, d) CODES(at) DOT("29", a) DOT("30", b) DOT("31", c) DOT_FROM("192", d)
 
-#define CLEAR24                                                                                    \
+#define CLEAR28                                                                                    \
     CLEAR("0")                                                                                     \
     CLEAR("1")                                                                                     \
     CLEAR("2")                                                                                     \
     CLEAR("3") CLEAR("4") CLEAR("5") CLEAR("6") CLEAR("7") CLEAR("8") CLEAR("9") CLEAR("10")       \
         CLEAR("11") CLEAR("12") CLEAR("13") CLEAR("14") CLEAR("15") CLEAR("16") CLEAR("17")        \
-            CLEAR("18") CLEAR("19") CLEAR("20") CLEAR("21") CLEAR("22") CLEAR("23")
+            CLEAR("18") CLEAR("19") CLEAR("20") CLEAR("21") CLEAR("22") CLEAR("23") CLEAR("24")    \
+                CLEAR("25") CLEAR("26") CLEAR("27")
 
 /* For each width: the products of a step, and what is done with the sums. */
 #define STEP1                                                                                      \
-    LOAD("0", "24")                                                                                \
+    LOAD("0", "29")                                                                                \
     PIXEL1(AT0("r8"), "0")                                                                         \
     PIXEL1(AT1("r8"), "1")                                                                         \
-    PIXEL1(AT2("r8"), "2")                                                                         \
-    PIXEL1(AT3("r8"), "3") PIXEL1(AT4("r8"), "4") PIXEL1(AT0("r9"), "5") PIXEL1(AT1("r9"), "6")    \
-        PIXEL1(AT2("r9"), "7") PIXEL1(AT3("r9"), "8") PIXEL1(AT4("r9"), "9")                       \
-            PIXEL1(AT0("r10"), "10") PIXEL1(AT1("r10"), "11") PIXEL1(AT2("r10"), "12")             \
-                PIXEL1(AT3("r10"), "13") PIXEL1(AT4("r10"), "14") PIXEL1(AT0("r11"), "15")         \
-                    PIXEL1(AT1("r11"), "16") PIXEL1(AT2("r11"), "17") PIXEL1(AT3("r11"), "18")     \
-                        PIXEL1(AT4("r11"), "19") PIXEL1(AT0("r12"), "20") PIXEL1(AT1("r12"), "21") \
-                            PIXEL1(AT2("r12"), "22") PIXEL1(AT3("r12"), "23")
+    PIXEL1(AT2("r8"), "2") PIXEL1(AT3("r8"), "3") PIXEL1(AT4("r8"), "4") PIXEL1(AT0("r9"), "5")    \
+        PIXEL1(AT1("r9"), "6") PIXEL1(AT2("r9"), "7") PIXEL1(AT3("r9"), "8")                       \
+            PIXEL1(AT4("r9"), "9") PIXEL1(AT0("r10"), "10") PIXEL1(AT1("r10"), "11")               \
+                PIXEL1(AT2("r10"), "12") PIXEL1(AT3("r10"), "13") PIXEL1(AT4("r10"), "14")         \
+                    PIXEL1(AT0("r11"), "15") PIXEL1(AT1("r11"), "16") PIXEL1(AT2("r11"), "17")     \
+                        PIXEL1(AT3("r11"), "18") PIXEL1(AT4("r11"), "19") PIXEL1(AT0("r12"), "20") \
+                            PIXEL1(AT1("r12"), "21") PIXEL1(AT2("r12"), "22")                      \
+                                PIXEL1(AT3("r12"), "23") PIXEL1(AT4("r12"), "24")                  \
+                                    PIXEL1(AT0("rsi"), "25") PIXEL1(AT1("rsi"), "26")              \
+                                        PIXEL1(AT2("rsi"), "27")
 #define STEP2                                                                                      \
-    LOAD("0", "24")                                                                                \
-    LOAD("64", "25")                                                                               \
+    LOAD("0", "29")                                                                                \
+    LOAD("64", "30")                                                                               \
     PIXEL2(AT0("r8"), "0", "1")                                                                    \
-    PIXEL2(AT1("r8"), "2", "3")                                                                    \
-    PIXEL2(AT2("r8"), "4", "5") PIXEL2(AT3("r8"), "6", "7") PIXEL2(AT4("r8"), "8", "9")            \
-        PIXEL2(AT0("r9"), "10", "11") PIXEL2(AT1("r9"), "12", "13") PIXEL2(AT2("r9"), "14", "15")  \
-            PIXEL2(AT3("r9"), "16", "17") PIXEL2(AT4("r9"), "18", "19")                            \
-                PIXEL2(AT0("r10"), "20", "21") PIXEL2(AT1("r10"), "22", "23")
+    PIXEL2(AT1("r8"), "2", "3") PIXEL2(AT2("r8"), "4", "5") PIXEL2(AT3("r8"), "6", "7")            \
+        PIXEL2(AT4("r8"), "8", "9") PIXEL2(AT0("r9"), "10", "11") PIXEL2(AT1("r9"), "12", "13")    \
+            PIXEL2(AT2("r9"), "14", "15") PIXEL2(AT3("r9"), "16", "17")                            \
+                PIXEL2(AT4("r9"), "18", "19") PIXEL2(AT0("r10"), "20", "21")                       \
+                    PIXEL2(AT1("r10"), "22", "23") PIXEL2(AT2("r10"), "24", "25")                  \
+                        PIXEL2(AT3("r10"), "26", "27")
 #define STEP3                                                                                      \
-    LOAD("0", "24")                                                                                \
-    LOAD("64", "25")                                                                               \
-    LOAD("128", "26")                                                                              \
-    PIXEL3(AT0("r8"), "0", "1", "2")                                                               \
-    PIXEL3(AT1("r8"), "3", "4", "5") PIXEL3(AT2("r8"), "6", "7", "8")                              \
-        PIXEL3(AT3("r8"), "9", "10", "11") PIXEL3(AT4("r8"), "12", "13", "14")                     \
-            PIXEL3(AT0("r9"), "15", "16", "17") PIXEL3(AT1("r9"), "18", "19", "20")                \
-                PIXEL3(AT2("r9"), "21", "22", "23")
+    LOAD("0", "29")                                                                                \
+    LOAD("64", "30")                                                                               \
+    LOAD("128", "31")                                                                              \
+    PIXEL3(AT0("r8"), "0", "1", "2") PIXEL3(AT1("r8"), "3", "4", "5")                              \
+        PIXEL3(AT2("r8"), "6", "7", "8") PIXEL3(AT3("r8"), "9", "10", "11")                        \
+            PIXEL3(AT4("r8"), "12", "13", "14") PIXEL3(AT0("r9"), "15", "16", "17")                \
+                PIXEL3(AT1("r9"), "18", "19", "20") PIXEL3(AT2("r9"), "21", "22", "23")            \
+                    PIXEL3(AT3("r9"), "24", "25", "26")
 #define STEP4                                                                                      \
-    LOAD("0", "24")                                                                                \
-    LOAD("64", "25")                                                                               \
-    LOAD("128", "26")                                                                              \
-    LOAD("192", "27")                                                                              \
+    LOAD("0", "29")                                                                                \
+    LOAD("64", "30")                                                                               \
+    LOAD("128", "31")                                                                              \
     PIXEL4(AT0("r8"), "0", "1", "2", "3") PIXEL4(AT1("r8"), "4", "5", "6", "7")                    \
         PIXEL4(AT2("r8"), "8", "9", "10", "11") PIXEL4(AT3("r8"), "12", "13", "14", "15")          \
-            PIXEL4(AT4("r8"), "16", "17", "18", "19") PIXEL4(AT0("r9"), "20", "21", "22", "23")
+            PIXEL4(AT4("r8"), "16", "17", "18", "19") PIXEL4(AT0("r9"), "20", "21", "22", "23")    \
+                PIXEL4(AT1("r9"), "24", "25", "26", "27")
 
 #define OUT1(sum, store, a) sum store("0", a) NEXT_PIXEL
 #define OUT2(sum, store, a, b) sum store("0", a) store("64", b) NEXT_PIXEL
@@ -118,33 +124,36 @@ typedef struct loop_args {
                 OUT1(sum, store, "14") OUT1(sum, store, "15") OUT1(sum, store, "16")               \
                     OUT1(sum, store, "17") OUT1(sum, store, "18") OUT1(sum, store, "19")           \
                         OUT1(sum, store, "20") OUT1(sum, store, "21") OUT1(sum, store, "22")       \
-                            OUT1(sum, store, "23")
+                            OUT1(sum, store, "23") OUT1(sum, store, "24") OUT1(sum, store, "25")   \
+                                OUT1(sum, store, "26") OUT1(sum, store, "27")
 #define FINISH2(sum, store)                                                                        \
     OUT2(sum, store, "0", "1")                                                                     \
     OUT2(sum, store, "2", "3")                                                                     \
     OUT2(sum, store, "4", "5")                                                                     \
     OUT2(sum, store, "6", "7") OUT2(sum, store, "8", "9") OUT2(sum, store, "10", "11")             \
         OUT2(sum, store, "12", "13") OUT2(sum, store, "14", "15") OUT2(sum, store, "16", "17")     \
-            OUT2(sum, store, "18", "19") OUT2(sum, store, "20", "21") OUT2(sum, store, "22", "23")
+            OUT2(sum, store, "18", "19") OUT2(sum, store, "20", "21") OUT2(sum, store, "22", "23") \
+                OUT2(sum, store, "24", "25") OUT2(sum, store, "26", "27")
 #define FINISH3(sum, store)                                                                        \
     OUT3(sum, store, "0", "1", "2")                                                                \
     OUT3(sum, store, "3", "4", "5")                                                                \
     OUT3(sum, store, "6", "7", "8")                                                                \
     OUT3(sum, store, "9", "10", "11") OUT3(sum, store, "12", "13", "14")                           \
         OUT3(sum, store, "15", "16", "17") OUT3(sum, store, "18", "19", "20")                      \
-            OUT3(sum, store, "21", "22", "23")
+            OUT3(sum, store, "21", "22", "23") OUT3(sum, store, "24", "25", "26")
 #define FINISH4(sum, store)                                                                        \
     OUT4(sum, store, "0", "1", "2", "3")                                                           \
     OUT4(sum, store, "4", "5", "6", "7")                                                           \
     OUT4(sum, store, "8", "9", "10", "11")                                                         \
     OUT4(sum, store, "12", "13", "14", "15") OUT4(sum, store, "16", "17", "18", "19")              \
-        OUT4(sum, store, "20", "21", "22", "23")
+        OUT4(sum, store, "20", "21", "22", "23") OUT4(sum, store, "24", "25", "26", "27")
 
 /* The registers that a tile of each width uses. */
 #define ADVANCE4(by) "addq " by ", %%r8\n\taddq " by ", %%r9\n\t"
 #define ADVANCE3(by) ADVANCE4(by)
 #define ADVANCE2(by) ADVANCE4(by) "addq " by ", %%r10\n\t"
-#define ADVANCE1(by) ADVANCE2(by) "addq " by ", %%r11\n\taddq " by ", %%r12\n\t"
+#define ADVANCE1(by)                                                                               \
+    ADVANCE2(by) "addq " by ", %%r11\n\taddq " by ", %%r12\n\taddq " by ", %%rsi\n\t"
 
 #define LOOP(step, advance, step_bytes, finish)                                                    \
     __asm__ volatile("movq 8(%0), %%r8\n\t"                                                        \
@@ -155,20 +164,21 @@ typedef struct loop_args {
                      "leaq (%%r8,%%rax,2), %%r10\n\t"                                              \
                      "leaq (%%r9,%%rax,2), %%r11\n\t"                                              \
                      "leaq (%%r8,%%rax,4), %%r12\n\t"                                              \
+                     "leaq (%%r9,%%rax,4), %%rsi\n\t"                                              \
                      "movq 24(%0), %%rcx\n\t"                                                      \
                      "movq 32(%0), %%rbx\n\t"                                                      \
-                     "movq 64(%0), %%r15\n\t"                                                      \
-                     "movq 72(%0), %%rsi\n"                                                        \
+                     "movq 64(%0), %%r15\n"                                                        \
                      "1:\n\t"                                                                      \
                      "movq 16(%0), %%rdx\n\t"                                                      \
-                     "movq 40(%0), %%rax\n\t" CLEAR24 ".p2align 4\n"                               \
+                     "movq 40(%0), %%rax\n\t" CLEAR28 ".p2align 4\n"                               \
                      "2:\n\t" step advance("$4") "addq $" step_bytes ", %%rdx\n\t"                 \
                                                  "decq %%rax\n\t"                                  \
                                                  "jnz 2b\n\t"                                      \
-                                                 "movq 56(%0), %%rax\n\t" advance("%%rax") finish  \
-                     "decq (%0)\n\t"                                                               \
-                     "jnz 1b\n\t"                                                                  \
-                     "vzeroupper\n\t"                                                              \
+                                                 "movq 56(%0), %%rax\n\t" advance(                 \
+                                                     "%%rax") "movq 72(%0), %%rax\n\t" finish      \
+                                                              "decq (%0)\n\t"                      \
+                                                              "jnz 1b\n\t"                         \
+                                                              "vzeroupper\n\t"                     \
                      :                                                                             \
                      : "D"(args)                                                                   \
                      : BB_ASM_CLOBBERS, BB_ASM_CLOBBERS_512)
@@ -209,7 +219,8 @@ static int32_t up_to(int32_t n, int32_t multiple) {
     return (n + multiple - 1) / multiple * multiple;
 }
 
-/** Vectors of a block: fewest products, those of idle lanes and pixels included. */
+/** Vectors of a block: fewest products, those of idle lanes and pixels included; a narrower block
+ *  has more loads and calls for them. */
 static int32_t width_for(const bb_conv_desc *desc) {
     const int32_t pixels = desc->out_height * desc->out_width;
     int32_t best = WIDTH_MAX;
@@ -219,7 +230,7 @@ static int32_t width_for(const bb_conv_desc *desc) {
         const double products =
             (double)up_to(desc->out_channels, w * LANES) * up_to(pixels, SUMS / w);
 
-        if (w == WIDTH_MAX || products < least) {
+        if (w == WIDTH_MAX || products < 0.97 * least) {
             best = w;
             least = products;
         }
@@ -256,19 +267,19 @@ static double cost(const bb_conv_desc *desc) {
     const double tiles = up_to(desc->out_height * desc->out_width, route.tile) / route.tile;
     const double blocks = up_to(desc->out_channels, route.block) / route.block;
 
-    return tiles * blocks * (route.steps * 12.4 + 30);
+    return tiles * blocks * (route.steps * 14.4 + 34);
 }
 
-BB_POINTWISE_FUNCTIONS(route_of)
+BB_POINTWISE_FUNCTIONS(pointwise, route_of)
 
 const bb_conv_kernel bb_conv_pointwise_avx512 = {.name = "conv_pointwise_avx512",
                                                  .cpu = BB_CPU_AVX2 | BB_CPU_AVX512 |
                                                         BB_CPU_AVX512_VNNI,
                                                  .supports = supports,
                                                  .cost = cost,
-                                                 .packed_size = packed_size,
-                                                 .pack = pack,
-                                                 .scratch_size = scratch_size,
-                                                 .run = run};
+                                                 .packed_size = pointwise_packed_size,
+                                                 .pack = pointwise_pack,
+                                                 .scratch_size = pointwise_scratch_size,
+                                                 .run = pointwise_run};
 
 #endif
