@@ -11,8 +11,10 @@ static const float TINY_STEP = 1e-12f;
 enum { STEP_CANDIDATES = 80 };
 static const float STEP_RATIO = 0.96f;
 
+/* A lower bound, not an addend: steps that are powers of 2 apart stay so, and with them codes that
+ * are prefixes of each other's. */
 static float step_of(const bb_quantizer_args *args) {
-    return fabsf(args->step) + TINY_STEP;
+    return fmaxf(fabsf(args->step), TINY_STEP);
 }
 
 static float last_code(const bb_quantizer_args *args) {

@@ -31,12 +31,11 @@ size_t bb_quantize_elements(const bb_quantization *q, int value) {
 
 /* ---- bits ------------------------------------------------------------------------------------ */
 
-/** '*' in the pattern stands for any characters; everything else for itself. */
-static bool matches(const char *pattern, const char *name) {
+bool bb_name_matches(const char *pattern, const char *name) {
     for (; *pattern; pattern++, name++) {
         if (*pattern == '*') {
             do {
-                if (matches(pattern + 1, name))
+                if (bb_name_matches(pattern + 1, name))
                     return true;
             } while (*name++);
             return false;
@@ -105,7 +104,7 @@ static void assign_bits(bb_quantization *q, const bool *edge, bool *used) {
         for (size_t p = 0; p < q->n_profiles; p++)
             bits[p] = edge[b] ? o->first_last : o->profiles[p];
         for (size_t i = 0; i < o->n_layers; i++) {
-            if (!matches(o->layers[i].layer, name))
+            if (!bb_name_matches(o->layers[i].layer, name))
                 continue;
             used[i] = true;
             for (size_t p = 0; p < q->n_profiles; p++)

@@ -152,11 +152,14 @@ static void image_task(void *user, size_t task, size_t worker) {
         .dtype = BB_DTYPE_F32, .rank = in->rank, .data = c->inputs + task * c->elements};
     memcpy(input.dims, in->dims, sizeof input.dims);
     tap_state state = {c, c->first + task, c->seen + worker * q->n_classes, &c->errors[task]};
+    bb_error err;
     c->errors[task].status = BB_STATUS_OK;
     bb_status status =
-        bb_executor_run(c->runners.executors[worker], &input, tap_value, &state, &c->errors[task]);
+        bb_executor_run(c->runners.executors[worker], &input, tap_value, &state, &err);
     if (status == BB_STATUS_CANCELLED)
         status = BB_STATUS_INVALID_ARGUMENT; /* the tap stopped it and said why */
+    else if (status != BB_STATUS_OK)
+        c->errors[task] = err;
     c->status[task] = status;
 }
 

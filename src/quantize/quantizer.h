@@ -87,6 +87,8 @@ bb_status bb_quantize_blocks(bb_quantization *q, bb_error *err);
 /* ---- assign.c: decisions that need no data ------------------------------------------------------
  */
 
+/** '*' in the pattern stands for any characters; everything else for itself. */
+bool bb_name_matches(const char *pattern, const char *name);
 bb_status bb_quantize_assign(bb_quantization *q, bb_error *err);
 static inline bb_bits bb_quantize_bits(const bb_quantization *q, size_t block, size_t profile) {
     return q->bits[block * q->n_profiles + profile];

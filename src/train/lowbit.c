@@ -241,8 +241,8 @@ static bb_status add_float_parameters(inserter *in) {
 /* ---- copies of the network, one a profile -------------------------------------------------------
  */
 
-static const char *profile_name(bb_graph *graph, const char *name, size_t p) {
-    return p ? bb_arena_printf(graph->arena, "%s@%zu", name, p) : name;
+const char *bb_lowbit_profile_name(bb_arena *arena, const char *name, size_t p) {
+    return p ? bb_arena_printf(arena, "%s@%zu", name, p) : name;
 }
 
 /** A constant of this profile's own, with the same contents. */
@@ -256,8 +256,8 @@ static int own_constant(inserter *in, size_t p, int value) {
     void *data;
     if (!bb_value_elements(&v, &n))
         return value;
-    int copy = bb_graph_add_constant(l->graph, profile_name(l->graph, v.name, p), v.dtype, v.rank,
-                                     v.dims, &data);
+    int copy = bb_graph_add_constant(l->graph, bb_lowbit_profile_name(l->graph->arena, v.name, p),
+                                     v.dtype, v.rank, v.dims, &data);
     if (copy < 0)
         return -1;
     memcpy(data, v.data, n * bb_dtype_size(v.dtype));
@@ -290,14 +290,14 @@ static bb_status copy_node(inserter *in, size_t p, size_t index) {
         if (node.out[i] < 0)
             continue;
         const bb_value v = l->base->values[node.out[i]];
-        outs[i] = bb_graph_add_value(l->graph, profile_name(l->graph, v.name, p), v.dtype, v.rank,
-                                     v.dims);
+        outs[i] = bb_graph_add_value(l->graph, bb_lowbit_profile_name(l->graph->arena, v.name, p),
+                                     v.dtype, v.rank, v.dims);
         if (outs[i] < 0)
             return bb_fail_memory(in->err, "a profile");
         in->value_of[node.out[i]] = outs[i];
     }
-    int copy = bb_graph_add_node(l->graph, profile_name(l->graph, node.name, p), node.op, node.n_in,
-                                 ins, node.n_out, outs);
+    int copy = bb_graph_add_node(l->graph, bb_lowbit_profile_name(l->graph->arena, node.name, p),
+                                 node.op, node.n_in, ins, node.n_out, outs);
     if (copy < 0)
         return bb_fail_memory(in->err, "a profile");
     l->graph->nodes[copy].n_attrs = node.n_attrs;
@@ -567,7 +567,7 @@ static bb_status open_layer(inserter *in, size_t block, bb_lowbit_layer *layer) 
 
 static bb_status connect_layer(inserter *in, size_t p, bb_lowbit_layer *layer) {
     bb_graph *graph = in->l->graph;
-    const char *name = profile_name(graph, layer->name, p);
+    const char *name = bb_lowbit_profile_name(graph->arena, layer->name, p);
     int node = name ? find_node(graph, name) : -1;
     if (node < 0)
         return bb_fail_memory(in->err, "layers");

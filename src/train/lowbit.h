@@ -70,6 +70,9 @@ void bb_lowbit_destroy(bb_lowbit *lowbit); /**< NULL is fine */
 /** The graph to train; alive and unchanged until destroy. */
 const bb_graph *bb_lowbit_graph(const bb_lowbit *lowbit);
 
+/** Name of a node or value in profile p of that graph, from the float graph's; NULL: no memory. */
+const char *bb_lowbit_profile_name(bb_arena *arena, const char *name, size_t p);
+
 /** A constant to train, with what an optimiser should know of it (nn/optimizer.h). */
 typedef struct bb_lowbit_parameter {
     int value;      /**< of the graph */

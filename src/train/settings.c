@@ -221,6 +221,8 @@ static bb_status find_teachers(bb_settings *s, const bb_path_rules *rules, bb_er
         bb_stage *stage = &s->stages[i];
         if (stage->teacher && strcmp(stage->teacher, "none") == 0)
             stage->teacher = NULL; /* where the defaults name one */
+        if (!stage->teacher)
+            stage->feature_weight = 0;
         if (!stage->teacher || bb_settings_find_stage(s, stage->teacher, i) < i)
             continue;
         if (!strstr(stage->teacher, ".onnx"))

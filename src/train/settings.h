@@ -36,7 +36,10 @@ typedef struct bb_stage {
     const char *teacher; /**< an earlier stage, an .onnx file, or NULL */
     bool teacher_is_file;
     double teacher_weight, temperature;
-    int bn_batches; /**< batches from which statistics are taken anew at the end; 0: not */
+    double feature_weight; /**< of the loss between features; 0: none */
+    size_t n_features;
+    const char **features; /**< patterns of node names; none: what the last layer reads */
+    int bn_batches;        /**< batches from which statistics are taken anew at the end; 0: not */
     bool keep_best;
 } bb_stage;
 

@@ -181,6 +181,27 @@ static bb_status read_schedule(const stage_reader *r) {
     return read_steps(r);
 }
 
+static bb_status read_features(const stage_reader *r) {
+    bb_stage *s = r->stage;
+    json_t *json = json_object_get(r->json.json, "features");
+    BB_TRY(bb_json_number(&r->json, "feature_weight", 0, 1e6, &s->feature_weight));
+    if (!json)
+        return BB_STATUS_OK;
+    size_t n = json_is_array(json) ? json_array_size(json) : 0;
+    s->features = bb_arena_array(r->settings->arena, n, sizeof(*s->features));
+    for (size_t i = 0; s->features && i < n; i++) {
+        const char *name = json_string_value(json_array_get(json, i));
+        if (!name)
+            n = 0;
+        else if ((s->features[i] = bb_arena_strdup(r->settings->arena, name)))
+            s->n_features++;
+    }
+    if (n == 0)
+        return bb_fail(r->json.err, BB_STATUS_BAD_FILE, "%s: '%sfeatures' is not a list of names",
+                       r->json.file, r->json.path);
+    return s->n_features == n ? BB_STATUS_OK : bb_fail_memory(r->json.err, r->json.file);
+}
+
 static bb_status read_loss(const stage_reader *r) {
     static const char *const kinds[] = {"cross-entropy", "squared-hinge", NULL};
     bb_stage *s = r->stage;
@@ -192,23 +213,30 @@ static bb_status read_loss(const stage_reader *r) {
     BB_TRY(bb_json_number(&r->json, "label_smoothing", 0, 0.99, &s->label_smoothing));
     BB_TRY(keep_string(r, "teacher", &s->teacher));
     BB_TRY(bb_json_number(&r->json, "teacher_weight", 0, 1, &s->teacher_weight));
-    return bb_json_number(&r->json, "temperature", 0.01, 1000, &s->temperature);
+    BB_TRY(bb_json_number(&r->json, "temperature", 0.01, 1000, &s->temperature));
+    return read_features(r);
 }
 
 /* ---- a stage ------------------------------------------------------------------------------------
  */
 
-static const char *const stage_keys[] = {"name",          "bits",           "from",
-                                         "layers",        "first_last",     "quantizer",
-                                         "activations",   "residual_bits",  "calibration",
-                                         "epochs",        "batch",          "optimizer",
-                                         "momentum",      "nesterov",       "beta1",
-                                         "beta2",         "epsilon",        "weight_decay",
-                                         "decoupled",     "schedule",       "rate",
-                                         "end_rate",      "factor",         "at",
-                                         "warmup_epochs", "loss",           "label_smoothing",
-                                         "teacher",       "teacher_weight", "temperature",
-                                         "bn_batches",    "keep",           NULL};
+static const char *const stage_keys[] = {"name",         "bits",
+                                         "from",         "layers",
+                                         "first_last",   "quantizer",
+                                         "activations",  "residual_bits",
+                                         "calibration",  "epochs",
+                                         "optimizer",    "momentum",
+                                         "nesterov",     "beta1",
+                                         "beta2",        "epsilon",
+                                         "weight_decay", "decoupled",
+                                         "schedule",     "rate",
+                                         "end_rate",     "factor",
+                                         "at",           "warmup_epochs",
+                                         "loss",         "label_smoothing",
+                                         "teacher",      "teacher_weight",
+                                         "temperature",  "feature_weight",
+                                         "features",     "bn_batches",
+                                         "keep",         NULL};
 
 /* Names become file names. */
 static bool good_name(const char *name) {

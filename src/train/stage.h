@@ -3,6 +3,7 @@
 #ifndef BB_TRAIN_STAGE_H
 #define BB_TRAIN_STAGE_H
 
+#include "train/features.h"
 #include "train/run.h"
 
 typedef struct bb_trainer {
@@ -19,12 +20,14 @@ typedef struct bb_trainer {
     bb_optimizer *optimizer;
     bb_graph *teacher_graph;
     bb_gradient *teacher;
+    bb_features features;
 
     size_t classes, n_outputs; /* one output a profile */
     bb_array input;            /* dims of a batch */
     int *targets;              /* [batch] labels as outputs are counted */
-    bb_gradient_seed *seeds;   /* [n_outputs] */
-    float **seed_data;         /* the same, writable */
+    size_t n_seeds;
+    bb_gradient_seed *seeds; /* of the outputs, then of features */
+    float **seed_data;       /* [n_outputs] the same, writable */
 
     /* What a checkpoint holds: parameters, statistics (of these n_kept the best are kept as well),
      * the optimiser's state, the best. */
@@ -41,7 +44,8 @@ typedef struct bb_trainer {
 bb_status bb_trainer_open(bb_trainer *trainer, bb_error *err);
 void bb_trainer_close(bb_trainer *trainer);
 
-/** Forward run and loss of a batch; right: images whose best class in profile 0 is the label. */
+/** Forward run and loss of a batch, which also sets the seeds; right: images whose best class in
+ * profile 0 is the label. */
 bb_status bb_trainer_forward(bb_trainer *trainer, const bb_batch *batch, double *loss,
                              size_t *right, bb_error *err);
 bb_status bb_trainer_backward(bb_trainer *trainer, bb_error *err);

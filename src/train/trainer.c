@@ -98,6 +98,9 @@ static bb_status open_programs(bb_trainer *t, const bb_lowbit_parameter *paramet
                                    .parameters = values,
                                    .n_parameters = n,
                                    .bf16 = uses_bf16(t)};
+    if (t->features.n > 0 &&
+        !(options.kept = bb_features_values(&t->features, false, &options.n_kept)))
+        return bb_fail_memory(err, "features");
     BB_TRY(create_program(t, t->graph, &options, &t->train, err));
     return bb_trainer_forward_program(t, false, &t->test, err);
 }
@@ -132,7 +135,8 @@ static bb_status open_optimizer(bb_trainer *t, const bb_lowbit_parameter *from, 
     return bb_optimizer_create(&t->stage->optimizer, p, n, &t->optimizer, err);
 }
 
-static bb_status open_teacher(bb_trainer *t, bb_error *err) {
+/* The teacher's graph, and which values learn from it. */
+static bb_status import_teacher(bb_trainer *t, bb_error *err) {
     if (!t->stage->teacher)
         return BB_STATUS_OK;
     const char *path = t->stage->teacher_is_file ? t->stage->teacher
@@ -140,8 +144,18 @@ static bb_status open_teacher(bb_trainer *t, bb_error *err) {
     if (!path)
         return bb_fail_memory(err, "teacher");
     BB_TRY(bb_run_import(t->run, path, &t->teacher_graph, err));
+    return bb_features_find(&t->features, t->stage, t->graph, t->teacher_graph,
+                            (size_t)t->run->settings.batch, err);
+}
+
+static bb_status open_teacher(bb_trainer *t, bb_error *err) {
     bb_gradient_options options = {
         .threads = t->run->threads, .forward_only = true, .bf16 = uses_bf16(t)};
+    if (!t->teacher_graph)
+        return BB_STATUS_OK;
+    if (t->features.n > 0 &&
+        !(options.kept = bb_features_values(&t->features, true, &options.n_kept)))
+        return bb_fail_memory(err, "features");
     return create_program(t, t->teacher_graph, &options, &t->teacher, err);
 }
 
@@ -233,7 +247,8 @@ static bb_status open_outputs(bb_trainer *t, bb_error *err) {
     if (t->n_outputs > BB_TRAIN_MAX_PROFILES || !bb_size_mul(batch, t->classes, &elements))
         return bb_fail(err, BB_STATUS_LIMIT, "too many outputs");
     t->targets = bb_arena_array(arena, batch, sizeof(*t->targets));
-    t->seeds = bb_arena_array(arena, t->n_outputs, sizeof(*t->seeds));
+    t->n_seeds = t->n_outputs * (1 + t->features.n);
+    t->seeds = bb_arena_array(arena, t->n_seeds, sizeof(*t->seeds));
     t->seed_data = bb_arena_array(arena, t->n_outputs, sizeof(*t->seed_data));
     if (!t->targets || !t->seeds || !t->seed_data)
         return bb_fail_memory(err, "scores");
@@ -263,6 +278,7 @@ bb_status bb_trainer_open(bb_trainer *t, bb_error *err) {
         t->lowbit ? bb_lowbit_parameters(t->lowbit, &n) : bb_float_parameters(t->source, &n);
     if (!parameters)
         return bb_fail_memory(err, "parameters");
+    BB_TRY(import_teacher(t, err));
     BB_TRY(open_programs(t, parameters, n, err));
     BB_TRY(open_optimizer(t, parameters, n, err));
     BB_TRY(open_teacher(t, err));
@@ -345,11 +361,12 @@ bb_status bb_trainer_forward(bb_trainer *t, const bb_batch *batch, double *loss,
         if (i == 0)
             *right = count_right(t, scores, batch->n);
     }
-    return BB_STATUS_OK;
+    return bb_features_loss(&t->features, t->train, t->teacher, batch->n, t->seeds + t->n_outputs,
+                            loss, err);
 }
 
 bb_status bb_trainer_backward(bb_trainer *t, bb_error *err) {
-    return bb_gradient_backward(t->train, t->seeds, t->n_outputs, err);
+    return bb_gradient_backward(t->train, t->seeds, t->n_seeds, err);
 }
 
 /* ---- evaluation ---------------------------------------------------------------------------------

@@ -453,6 +453,12 @@ static void test_wrong_wishes_are_refused(void **state) {
     assert_int_equal(bb_import_quantized(g, &o, &model, &err), BB_STATUS_INVALID_ARGUMENT);
     assert_non_null(strstr(err.message, "bb_quantize_options"));
     pixel_options(&o);
+    float *bias = (float *)(uintptr_t)g->values[g->nodes[0].in[2]].data, before = bias[0];
+    bias[0] = INFINITY;
+    assert_int_equal(bb_quantize(g, &o, calibrate, &o, 4, &model, NULL, &err),
+                     BB_STATUS_INVALID_ARGUMENT);
+    assert_non_null(strstr(err.message, "is not finite for calibration image 0"));
+    bias[0] = before;
     o.progress = cancel_at_five;
     o.progress_user = &calls;
     assert_int_equal(bb_quantize(g, &o, calibrate, &o, 4, &model, NULL, &err), BB_STATUS_CANCELLED);

@@ -38,6 +38,16 @@
     " \"network\": {\"file\": \"folded.onnx\"}, \"stages\": [{\"name\": \"same\", \"epochs\": 0, " \
     "\"rate\": 0}, {\"name\": \"tuned\", \"epochs\": 3, \"rate\": 0.02}]}"
 
+/* Learns from a network's features more than from anything else. */
+#define FEATURES(stage)                                                                            \
+    "{\"version\": 1, \"task\": " TASK ", \"batch\": 8, \"data\": {\"train\": "                    \
+    "\"${DATA}/train\", \"test\": \"${DATA}/test\"},\n"                                            \
+    " \"network\": {\"kind\": \"resnet20\", \"blocks\": 1, \"widths\": [8, 8, 16], \"classes\": "  \
+    "2},\n"                                                                                        \
+    " \"stages\": [{\"name\": \"float\", \"epochs\": 2, \"rate\": 0.05},\n"                        \
+    "  {\"name\": \"student\", \"teacher\": \"float\", \"epochs\": 15, \"rate\": 0.05, " stage     \
+    "}]}"
+
 static const char *const networks[] = {"float.onnx", "adam.onnx", "w2a2.onnx", "w2a2.bbm",
                                        "kept.onnx"};
 
@@ -46,6 +56,7 @@ typedef struct watch {
     int batches;          /* seen so far */
     int stop_at, kill_at; /* after that many; 0: never */
     int epochs, stages, messages;
+    size_t from_stage; /* whose losses are noted, and those after it */
     double loss_first, loss_last, accuracy, model_accuracy;
 } watch;
 
@@ -64,8 +75,9 @@ static int look(void *user, const bb_train_event *e) {
     if (e->moment != BB_TRAIN_BATCH)
         return 0;
     w->loss_last = e->loss;
-    if (w->batches++ == 0)
+    if (e->stage_index == w->from_stage && e->epoch == 1 && e->batch == 1)
         w->loss_first = e->loss;
+    w->batches++;
     if (w->kill_at && w->batches == w->kill_at)
         kill(getpid(), SIGKILL);
     return w->stop_at && w->batches == w->stop_at;
@@ -236,10 +248,10 @@ static void reports_are_written(void **state) {
     }
 }
 
-static void expect_refusal(bb_status status, const char *word) {
+static void expect_refusal_in(const char *out, bb_status status, const char *word) {
     watch w = {0};
     bb_error err = {0};
-    bb_status got = run("learned", &w, NULL, &err);
+    bb_status got = run(out, &w, NULL, &err);
     if (got != status || !strstr(err.message, word))
         fail_msg("status %d, '%s'", (int)got, err.message);
 }
@@ -249,6 +261,10 @@ static void options_of_another_version_are_refused(void **state) {
     bb_error err;
     assert_int_equal(bb_train("/nonexistent", &options, NULL, &err), BB_STATUS_INVALID_ARGUMENT);
     assert_non_null(strstr(err.message, "bb_train_options"));
+}
+
+static void expect_refusal(bb_status status, const char *word) {
+    expect_refusal_in("learned", status, word);
 }
 
 static void foreign_checkpoints_are_refused(void **state) {
@@ -336,6 +352,53 @@ static void imported_networks_get_batch_norm_and_learn(void **state) {
     write_text("config.json", CONFIG);
 }
 
+/* Without BatchNormalization a rate that is far too high lets the weights grow without bound. */
+static void loss_that_is_no_number_stops_training(void **state) {
+    write_folded();
+    write_text("config.json",
+               "{\"version\": 1, \"task\": " TASK ", \"batch\": 8, \"data\": {\"train\": "
+               "\"${DATA}/train\", \"test\": \"${DATA}/test\"}, \"network\": {\"file\": "
+               "\"folded.onnx\", \"batch_norm\": false}, \"stages\": [{\"name\": \"wild\", "
+               "\"epochs\": 9, \"rate\": 100}]}");
+    expect_refusal_in("wild", BB_STATUS_LIMIT, "stage 'wild': the loss is no longer a number");
+    assert_int_equal(access(at("wild/wild.onnx"), F_OK), -1);
+    write_text("config.json", CONFIG);
+}
+
+/* ---- features
+ * ------------------------------------------------------------------------------------------- */
+
+/* Loss of the second stage, first and last. */
+static void learn_features(const char *out, const char *config, double *first, double *last) {
+    watch w = {.from_stage = 1};
+    bb_error err = {0};
+    write_text("config.json", config);
+    if (run(out, &w, NULL, &err) != BB_STATUS_OK)
+        fail_msg("%s", err.message);
+    *first = w.loss_first;
+    *last = w.loss_last;
+}
+
+static void students_learn_features(void **state) {
+    double first, last, quantized_first, quantized_last;
+    /* A new network knows nothing of the teacher's features: an error of about their size. */
+    learn_features("features-new",
+                   FEATURES("\"from\": \"new\", \"feature_weight\": 100, \"features\": "
+                            "[\"stage*.add\", \"features\"]"),
+                   &first, &last);
+    if (!(first > 50 && last < 0.75 * first))
+        fail_msg("new: loss %g after %g", last, first);
+    /* The default; each profile learns. */
+    learn_features("features-bits",
+                   FEATURES("\"bits\": [\"w4a4\", \"w2a2\"], \"feature_weight\": 10"),
+                   &quantized_first, &quantized_last);
+    if (!(quantized_first > 1 && quantized_last < 0.75 * quantized_first))
+        fail_msg("loss %g after %g", quantized_last, quantized_first);
+    write_text("config.json", FEATURES("\"feature_weight\": 1, \"features\": [\"none*\"]"));
+    expect_refusal_in("features-none", BB_STATUS_INVALID_ARGUMENT, "names no node");
+    write_text("config.json", CONFIG);
+}
+
 static int setup(void **state) {
     if (make_root(state) != 0)
         return -1;
@@ -354,6 +417,8 @@ int main(void) {
         cmocka_unit_test(reports_are_written),
         cmocka_unit_test(foreign_checkpoints_are_refused),
         cmocka_unit_test(options_of_another_version_are_refused),
+        cmocka_unit_test(loss_that_is_no_number_stops_training),
+        cmocka_unit_test(students_learn_features),
         cmocka_unit_test(imported_networks_get_batch_norm_and_learn),
     };
     return cmocka_run_group_tests(tests, setup, remove_root);

@@ -111,6 +111,9 @@ static void mistakes_are_named(void **state) {
     bad(CONFIG("", "", NETWORK, "{" STAGE ", \"bits\": []}"), "'stages[0].bits'");
     bad(CONFIG("", "", NETWORK, "{" STAGE ", \"layers\": {\"x\": \"w4\"}}"), "'stages[0].layers'");
     bad(CONFIG("", "", NETWORK, "{" STAGE ", \"at\": [3, 2]}"), "'stages[0].at'");
+    bad(CONFIG("", "", NETWORK, "{" STAGE ", \"features\": []}"), "'stages[0].features'");
+    bad(CONFIG("", "", NETWORK, "{" STAGE ", \"features\": [1]}"), "'stages[0].features'");
+    bad(CONFIG("", "", NETWORK, "{" STAGE ", \"batch\": 8}"), "unknown key 'stages[0].batch'");
     bad(CONFIG("", "", NETWORK, "{" STAGE ", \"schedule\": \"sine\"}"), "cosine, linear");
     bad(CONFIG("", "", NETWORK, "{\"name\": \"s\", \"epochs\": 1.5, \"rate\": 1}"),
         "'stages[0].epochs'");
