@@ -28,18 +28,18 @@ static bb_status backward(bb_gradient *g, const bb_grad_entry *entry, bb_error *
     return bb_grad_add(g, node->in[0], s->layout, args[1].buffer, err);
 }
 
-/* A global maximum is a window as large as the image. */
-static bb_status geometry(bb_gradient *g, const bb_node *node, bb_dn_pool *pool, bb_error *err) {
+/* A global maximum is a window as large as the image. *exact: oneDNN counts as ONNX does. */
+static bb_status geometry(bb_gradient *g, const bb_node *node, bb_dn_pool *pool, bool *exact,
+                          bb_error *err) {
     const bb_nn_tensor *x = bb_nn_input(g->ex, node, 0);
     bb_window window;
     if (x->dtype != BB_DTYPE_F32 || x->rank < 3 || x->rank > 5 || x->elements == 0 ||
         (node->n_out > 1 && node->out[1] >= 0))
         return bb_fail(err, BB_STATUS_UNSUPPORTED, "no gradient of such pooling is known");
+    *exact = true;
     if (node->op != BB_OP_GLOBAL_MAX_POOL) {
         BB_TRY(bb_nn_pool_geometry(g->ex, node, pool, &window, err));
-        if (node->op == BB_OP_AVERAGE_POOL && !bb_nn_pool_is_exact(&window))
-            return bb_fail(err, BB_STATUS_UNSUPPORTED,
-                           "gradient of a mean that counts what ceil_mode adds");
+        *exact = node->op != BB_OP_AVERAGE_POOL || bb_nn_pool_is_exact(&window);
         return BB_STATUS_OK;
     }
     *pool = (bb_dn_pool){.kind = BB_DN_POOL_MAX, .rank = x->rank};
@@ -52,13 +52,39 @@ static bb_status geometry(bb_gradient *g, const bb_node *node, bb_dn_pool *pool,
     return BB_STATUS_OK;
 }
 
+/* ---- means that count padding, but not what ceil_mode adds: row-major loops ---------------------
+ */
+
+static bb_status average_backward(bb_gradient *g, const bb_grad_entry *entry, bb_error *err) {
+    const bb_node *node = entry->node;
+    int dy, dx;
+    BB_TRY(bb_grad_read(g, node->out[0], NULL, &dy, NULL, err));
+    if (dy < 0)
+        return BB_STATUS_OK;
+    BB_TRY(bb_grad_target(g, node->in[0], &dx, err));
+    BB_TRY(bb_nn_build_average_backward(g->ex, node, entry->state, dy, dx, err));
+    return bb_grad_add(g, node->in[0], NULL, dx, err);
+}
+
+static bb_status build_average(bb_gradient *g, const bb_node *node, bb_error *err) {
+    BB_TRY(bb_nn_build_pool(g->ex, node, err));
+    void *state = g->ex->steps[g->ex->n_steps - 1].state;
+    return bb_grad_push(g, node, average_backward, state, err);
+}
+
+/* ---- the node -----------------------------------------------------------------------------------
+ */
+
 bb_status bb_grad_build_pool(bb_gradient *g, const bb_node *node, bb_error *err) {
     bb_executor *ex = g->ex;
+    bool exact;
     const bb_nn_tensor *x = bb_nn_input(ex, node, 0);
     pool_state *s = bb_grad_alloc(g, 1, sizeof(*s));
     if (!s)
         return bb_fail_memory(err, "pooling");
-    BB_TRY(geometry(g, node, &s->pool, err));
+    BB_TRY(geometry(g, node, &s->pool, &exact, err));
+    if (!exact)
+        return build_average(g, node, err);
     s->layout = x->forms->layout ? x->forms->layout : bb_dn_channels_last(ex->dn, x->rank, x->dims);
     if (!s->layout)
         return bb_fail_memory(err, "pooling");

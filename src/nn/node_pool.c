@@ -95,6 +95,15 @@ static int64_t counted(const bb_window *w, int axis, int64_t out, int64_t size) 
     return n;
 }
 
+/* What the sum over a window is divided by; 0 where it holds nothing that counts. */
+static int64_t divisor(const pool_state *s, int64_t r, int64_t c, span rows, span columns) {
+    const bb_window *w = &s->window;
+    if (w->count_include_pad)
+        return counted(w, 0, r, s->height) * counted(w, 1, c, s->width);
+    return (rows.to > rows.from ? rows.to - rows.from : 0) *
+           (columns.to > columns.from ? columns.to - columns.from : 0);
+}
+
 static void average_plane(const pool_state *s, const float *x, float *y) {
     const bb_window *w = &s->window;
     for (int64_t r = 0; r < w->out[0]; r++) {
@@ -106,13 +115,46 @@ static void average_plane(const pool_state *s, const float *x, float *y) {
                 for (int64_t j = columns.from; j < columns.to; j++)
                     sum += (double)x[(rows.start + i * w->dilation[0]) * s->width + columns.start +
                                      j * w->dilation[1]];
-            int64_t n = w->count_include_pad
-                            ? counted(w, 0, r, s->height) * counted(w, 1, c, s->width)
-                            : (rows.to > rows.from ? rows.to - rows.from : 0) *
-                                  (columns.to > columns.from ? columns.to - columns.from : 0);
+            int64_t n = divisor(s, r, c, rows, columns);
             *y++ = n > 0 ? (float)(sum / (double)n) : 0.0f;
         }
     }
+}
+
+static void average_backward(const pool_state *s, const float *dy, float *dx) {
+    const bb_window *w = &s->window;
+    memset(dx, 0, (size_t)(s->height * s->width) * sizeof(*dx));
+    for (int64_t r = 0; r < w->out[0]; r++) {
+        span rows = tap_span(w, 0, r, s->height);
+        for (int64_t c = 0; c < w->out[1]; c++, dy++) {
+            span columns = tap_span(w, 1, c, s->width);
+            int64_t n = divisor(s, r, c, rows, columns);
+            float share = n > 0 ? *dy / (float)n : 0.0f;
+            for (int64_t i = rows.from; i < rows.to; i++)
+                for (int64_t j = columns.from; j < columns.to; j++)
+                    dx[(rows.start + i * w->dilation[0]) * s->width + columns.start +
+                       j * w->dilation[1]] += share;
+        }
+    }
+}
+
+static bb_status run_average_backward(bb_executor *ex, const bb_nn_step *step, bb_error *err) {
+    const pool_state *s = step->state;
+    const float *dy = step->data[0];
+    float *dx = step->data[1];
+    for (int64_t p = 0; p < s->planes; p++) {
+        average_backward(s, dy, dx);
+        dy += s->window.out[0] * s->window.out[1];
+        dx += s->height * s->width;
+    }
+    return BB_STATUS_OK;
+}
+
+bb_status bb_nn_build_average_backward(bb_executor *ex, const bb_node *node, void *state, int dy,
+                                       int dx, bb_error *err) {
+    bb_nn_arg args[2] = {{dy, 0}, {dx, 0}};
+    bb_nn_step step = {.run = run_average_backward, .node = node, .state = state, .tap = -1};
+    return bb_nn_emit(ex, &step, args, 2, err);
 }
 
 static bb_status run_pool(bb_executor *ex, const bb_nn_step *step, bb_error *err) {

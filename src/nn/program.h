@@ -223,6 +223,9 @@ bb_status bb_nn_build_resize(bb_executor *ex, const bb_node *node, bb_error *err
 /** `state`: of the forward step, the last one when bb_nn_build_resize returned. Both row-major. */
 bb_status bb_nn_build_resize_backward(bb_executor *ex, const bb_node *node, void *state, int dy,
                                       int dx, bb_error *err);
+/** The same for an AveragePool in row-major loops. */
+bb_status bb_nn_build_average_backward(bb_executor *ex, const bb_node *node, void *state, int dy,
+                                       int dx, bb_error *err);
 bb_status bb_nn_build_integer_conv(bb_executor *ex, const bb_node *node, bb_error *err);
 bb_status bb_nn_build_integer_matmul(bb_executor *ex, const bb_node *node, bb_error *err);
 bb_status bb_nn_build_dynamic_quantize(bb_executor *ex, const bb_node *node, bb_error *err);
