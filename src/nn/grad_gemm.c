@@ -3,18 +3,24 @@
 #include "nn/gradient_internal.h"
 #include <string.h>
 
-typedef struct gemm_state {
-    bb_dn_product forward;    /* y = a b */
-    bb_dn_product to_a, to_b; /* gradients; `beta` of later batches that share a result is 1 */
-    bool a_first;             /* of to_a: dy comes first */
-    bool b_first;             /* of to_b: a comes first */
-    size_t batches;
-    size_t *a_at, *b_at; /* offset of every batch's matrix, in floats */
-    size_t y_step;
+typedef struct gemm_state gemm_state;
+
+/* An operand and its gradient, a product of dy and the other operand. */
+typedef struct operand {
+    const gemm_state *s;
+    size_t *at; /* offset of every batch's matrix, in floats */
+    bb_dn_product gradient;
+    bool dy_first;
+} operand;
+
+struct gemm_state {
+    bb_dn_product forward; /* y = a b */
+    operand operand[2];
+    size_t batches, y_step;
     /* Gemm's third input */
     float beta;
     size_t rows, columns, c_rows, c_columns;
-} gemm_state;
+};
 
 /* ---- steps -------------------------------------------------------------------------------------
  */
@@ -37,7 +43,8 @@ static bb_status run_forward(bb_executor *ex, const bb_nn_step *step, bb_error *
         p.beta = 1.0f;
     }
     for (size_t i = 0; i < s->batches; i++)
-        BB_TRY(bb_dn_gemm(&p, a + s->a_at[i], b + s->b_at[i], y + i * s->y_step, err));
+        BB_TRY(bb_dn_gemm(&p, a + s->operand[0].at[i], b + s->operand[1].at[i], y + i * s->y_step,
+                          err));
     return BB_STATUS_OK;
 }
 
@@ -49,30 +56,19 @@ static bool seen(const size_t *at, size_t i) {
     return false;
 }
 
-/* args: dy, b, da */
-static bb_status run_to_a(bb_executor *ex, const bb_nn_step *step, bb_error *err) {
-    const gemm_state *s = step->state;
-    const float *dy = step->data[0], *b = step->data[1];
-    float *da = step->data[2];
+/* args: dy, the other operand, gradient. Batches that share a matrix add up. */
+static bb_status run_operand(bb_executor *ex, const bb_nn_step *step, bb_error *err) {
+    const operand *own = step->state;
+    const gemm_state *s = own->s;
+    const operand *other = &s->operand[own == s->operand];
+    float *to = step->data[2];
     for (size_t i = 0; i < s->batches; i++) {
-        bb_dn_product p = s->to_a;
-        p.beta = seen(s->a_at, i) ? 1.0f : 0.0f;
-        const float *x = dy + i * s->y_step, *w = b + s->b_at[i];
-        BB_TRY(bb_dn_gemm(&p, s->a_first ? x : w, s->a_first ? w : x, da + s->a_at[i], err));
-    }
-    return BB_STATUS_OK;
-}
-
-/* args: dy, a, db */
-static bb_status run_to_b(bb_executor *ex, const bb_nn_step *step, bb_error *err) {
-    const gemm_state *s = step->state;
-    const float *dy = step->data[0], *a = step->data[1];
-    float *db = step->data[2];
-    for (size_t i = 0; i < s->batches; i++) {
-        bb_dn_product p = s->to_b;
-        p.beta = seen(s->b_at, i) ? 1.0f : 0.0f;
-        const float *x = dy + i * s->y_step, *w = a + s->a_at[i];
-        BB_TRY(bb_dn_gemm(&p, s->b_first ? w : x, s->b_first ? x : w, db + s->b_at[i], err));
+        bb_dn_product p = own->gradient;
+        p.beta = seen(own->at, i) ? 1.0f : 0.0f;
+        const float *dy = (const float *)step->data[0] + i * s->y_step;
+        const float *x = (const float *)step->data[1] + other->at[i];
+        BB_TRY(
+            bb_dn_gemm(&p, own->dy_first ? dy : x, own->dy_first ? x : dy, to + own->at[i], err));
     }
     return BB_STATUS_OK;
 }
@@ -93,7 +89,7 @@ static bb_status run_to_c(bb_executor *ex, const bb_nn_step *step, bb_error *err
 /* ---- building ----------------------------------------------------------------------------------
  */
 
-static bb_status emit_gradient(bb_gradient *g, const bb_node *node, int i, gemm_state *s, int dy,
+static bb_status emit_gradient(bb_gradient *g, const bb_node *node, int i, void *state, int dy,
                                bb_nn_run_fn run, bb_error *err) {
     bb_nn_arg args[3] = {{dy, 0}, {0, 0}, {0, 0}};
     int last = i == 2 ? 1 : 2;
@@ -102,7 +98,7 @@ static bb_status emit_gradient(bb_gradient *g, const bb_node *node, int i, gemm_
     if (i < 2)
         BB_TRY(bb_nn_in_plain(g->ex, node->in[1 - i], &args[1].buffer, err));
     BB_TRY(bb_grad_target(g, node->in[i], &args[last].buffer, err));
-    BB_TRY(bb_grad_emit(g, node, run, s, args, last + 1, err));
+    BB_TRY(bb_grad_emit(g, node, run, state, args, last + 1, err));
     return bb_grad_add(g, node->in[i], NULL, args[last].buffer, err);
 }
 
@@ -112,8 +108,8 @@ static bb_status backward(bb_gradient *g, const bb_grad_entry *entry, bb_error *
     BB_TRY(bb_grad_read(g, entry->node->out[0], NULL, &dy, NULL, err));
     if (dy < 0)
         return BB_STATUS_OK;
-    BB_TRY(emit_gradient(g, entry->node, 0, s, dy, run_to_a, err));
-    BB_TRY(emit_gradient(g, entry->node, 1, s, dy, run_to_b, err));
+    for (int i = 0; i < 2; i++)
+        BB_TRY(emit_gradient(g, entry->node, i, &s->operand[i], dy, run_operand, err));
     return emit_gradient(g, entry->node, 2, s, dy, run_to_c, err);
 }
 
@@ -139,12 +135,12 @@ static void plan_products(gemm_state *s, bool ta, bool tb, int64_t m, int64_t n,
                           float alpha) {
     int64_t lda = ta ? m : k, ldb = tb ? k : n;
     s->forward = (bb_dn_product){ta, tb, m, n, k, lda, ldb, n, alpha, 0.0f};
-    s->a_first = !ta;
-    s->to_a = ta ? (bb_dn_product){tb, true, k, m, n, ldb, n, lda, alpha, 0.0f}
-                 : (bb_dn_product){false, !tb, m, k, n, n, ldb, lda, alpha, 0.0f};
-    s->b_first = !tb;
-    s->to_b = tb ? (bb_dn_product){true, ta, n, k, m, n, lda, ldb, alpha, 0.0f}
-                 : (bb_dn_product){!ta, false, k, n, m, lda, n, ldb, alpha, 0.0f};
+    s->operand[0].dy_first = !ta;
+    s->operand[0].gradient = ta ? (bb_dn_product){tb, true, k, m, n, ldb, n, lda, alpha, 0.0f}
+                                : (bb_dn_product){false, !tb, m, k, n, n, ldb, lda, alpha, 0.0f};
+    s->operand[1].dy_first = tb;
+    s->operand[1].gradient = tb ? (bb_dn_product){true, ta, n, k, m, n, lda, ldb, alpha, 0.0f}
+                                : (bb_dn_product){!ta, false, k, n, m, lda, n, ldb, alpha, 0.0f};
     s->rows = (size_t)m;
     s->columns = (size_t)n;
     s->y_step = (size_t)(m * n);
@@ -164,9 +160,13 @@ static gemm_state *new_state(bb_gradient *g, size_t batches) {
     if (!s)
         return NULL;
     s->batches = batches;
-    s->a_at = bb_grad_alloc(g, batches, sizeof(*s->a_at));
-    s->b_at = bb_grad_alloc(g, batches, sizeof(*s->b_at));
-    return s->a_at && s->b_at ? s : NULL;
+    for (int i = 0; i < 2; i++) {
+        s->operand[i].s = s;
+        s->operand[i].at = bb_grad_alloc(g, batches, sizeof(*s->operand[i].at));
+        if (!s->operand[i].at)
+            return NULL;
+    }
+    return s;
 }
 
 bb_status bb_grad_build_gemm(bb_gradient *g, const bb_node *node, bb_error *err) {
@@ -240,8 +240,8 @@ bb_status bb_grad_build_matmul(bb_gradient *g, const bb_node *node, bb_error *er
         return bb_fail_memory(err, "matrix product");
     plan_products(s, false, false, m, n, a->dims[a->rank - 1], 1.0f);
     if (batches > 1) {
-        batch_offsets(a, rank, dims, batches, s->a_at);
-        batch_offsets(b, rank, dims, batches, s->b_at);
+        batch_offsets(a, rank, dims, batches, s->operand[0].at);
+        batch_offsets(b, rank, dims, batches, s->operand[1].at);
     }
     return finish(g, node, s, rank, dims, err);
 }

@@ -31,8 +31,10 @@ static double step_sign(const bb_quantizer_args *args) {
     return args->step < 0.0f ? -1.0 : 1.0;
 }
 
+typedef void (*forward_fn)(const bb_quantizer_args *args, const float *x, float *y, size_t n);
+
 /** The largest candidate is `top` * max|x|. */
-static float search_step(const bb_quantizer *kind, const bb_quantizer_args *args, const float *x,
+static float search_step(forward_fn forward, const bb_quantizer_args *args, const float *x,
                          size_t n, float top) {
     float largest = 0.0f, best = 1e-4f;
     double least = DBL_MAX;
@@ -46,7 +48,7 @@ static float search_step(const bb_quantizer *kind, const bb_quantizer_args *args
         double error = 0.0;
         for (size_t i = 0; i < n; i++) {
             float y;
-            kind->forward(&a, &x[i], &y, 1);
+            forward(&a, &x[i], &y, 1);
             error += ((double)x[i] - (double)y) * ((double)x[i] - (double)y);
         }
         if (error < least) {
@@ -77,6 +79,26 @@ static double sum_lanes(float *lanes) {
     return sum;
 }
 
+/* dx of all elements and the sum of what element(slope, x, dy, &dx) returns. */
+#define DEFINE_SLOPES(name, slope_type, element)                                                   \
+    BB_CLONES static double name(const slope_type *slope, const float *x, const float *dy,         \
+                                 float *dx, size_t n) {                                            \
+        const slope_type s = *slope;                                                               \
+        float lanes[LANES] = {0};                                                                  \
+        double sum = 0.0;                                                                          \
+        size_t i = 0;                                                                              \
+        while (i + LANES <= n) {                                                                   \
+            size_t end = n - i > BLOCK ? i + BLOCK : n;                                            \
+            for (; i + LANES <= end; i += LANES)                                                   \
+                for (size_t l = 0; l < LANES; l++)                                                 \
+                    lanes[l] += element(&s, x[i + l], dy[i + l], &dx[i + l]);                      \
+            sum += sum_lanes(lanes);                                                               \
+        }                                                                                          \
+        for (; i < n; i++)                                                                         \
+            sum += (double)element(&s, x[i], dy[i], &dx[i]);                                       \
+        return sum;                                                                                \
+    }
+
 /* ---- odd grid ----------------------------------------------------------------------------------
  */
 
@@ -103,23 +125,7 @@ static inline float odd_element(const odd_slope *s, float x, float dy, float *dx
     return dy * level - *dx * (x * s->per);
 }
 
-BB_CLONES static double odd_slopes(const odd_slope *slope, const float *x, const float *dy,
-                                   float *dx, size_t n) {
-    const odd_slope s = *slope;
-    float lanes[LANES] = {0};
-    double sum = 0.0;
-    size_t i = 0;
-    while (i + LANES <= n) {
-        size_t end = n - i > BLOCK ? i + BLOCK : n;
-        for (; i + LANES <= end; i += LANES)
-            for (size_t l = 0; l < LANES; l++)
-                lanes[l] += odd_element(&s, x[i + l], dy[i + l], &dx[i + l]);
-        sum += sum_lanes(lanes);
-    }
-    for (; i < n; i++)
-        sum += (double)odd_element(&s, x[i], dy[i], &dx[i]);
-    return sum;
-}
+DEFINE_SLOPES(odd_slopes, odd_slope, odd_element)
 
 static double odd_gradient(const bb_quantizer_args *args, float reach, const float *x,
                            const float *dy, float *dx, size_t n) {
@@ -140,7 +146,7 @@ static double odd_input_backward(const bb_quantizer_args *args, const float *x, 
 
 static float odd_initial_step(const bb_quantizer_args *args, const float *x, size_t n) {
     /* One bit may need the largest magnitude itself as its level. */
-    return search_step(bb_quantizer_find("odd"), args, x, n, 2.1f / (last_code(args) + 1.0f));
+    return search_step(odd_forward, args, x, n, 2.1f / (last_code(args) + 1.0f));
 }
 
 /* ---- codes from 0 ------------------------------------------------------------------------------
@@ -168,23 +174,7 @@ static inline float affine_element(const affine_slope *s, float x, float dy, flo
     return dy * code - *dx * v;
 }
 
-BB_CLONES static double affine_slopes(const affine_slope *slope, const float *x, const float *dy,
-                                      float *dx, size_t n) {
-    const affine_slope s = *slope;
-    float lanes[LANES] = {0};
-    double sum = 0.0;
-    size_t i = 0;
-    while (i + LANES <= n) {
-        size_t end = n - i > BLOCK ? i + BLOCK : n;
-        for (; i + LANES <= end; i += LANES)
-            for (size_t l = 0; l < LANES; l++)
-                lanes[l] += affine_element(&s, x[i + l], dy[i + l], &dx[i + l]);
-        sum += sum_lanes(lanes);
-    }
-    for (; i < n; i++)
-        sum += (double)affine_element(&s, x[i], dy[i], &dx[i]);
-    return sum;
-}
+DEFINE_SLOPES(affine_slopes, affine_slope, affine_element)
 
 static double affine_backward(const bb_quantizer_args *args, const float *x, const float *dy,
                               float *dx, size_t n) {
@@ -204,11 +194,11 @@ static double unsigned_backward(const bb_quantizer_args *args, const float *x, c
 }
 
 static float unsigned_initial_step(const bb_quantizer_args *args, const float *x, size_t n) {
-    return search_step(bb_quantizer_find("unsigned"), args, x, n, 1.1f / last_code(args));
+    return search_step(unsigned_forward, args, x, n, 1.1f / last_code(args));
 }
 
 static float affine_initial_step(const bb_quantizer_args *args, const float *x, size_t n) {
-    return search_step(bb_quantizer_find("affine"), args, x, n, 2.1f / last_code(args));
+    return search_step(affine_forward, args, x, n, 2.1f / last_code(args));
 }
 
 /* ---- eq. 15 ------------------------------------------------------------------------------------
@@ -260,71 +250,54 @@ static double hard_relu_backward(const bb_quantizer_args *args, const float *x, 
 /* ---- the table ---------------------------------------------------------------------------------
  */
 
-static const bb_quantizer odd = {.name = "odd",
-                                 .has_step = true,
-                                 .elementwise = true,
-                                 .forward = odd_forward,
-                                 .backward = odd_backward,
-                                 .step_gradient = learned_step_gradient,
-                                 .initial_step = odd_initial_step};
-static const bb_quantizer odd_input = {.name = "odd_input",
-                                       .has_step = true,
-                                       .elementwise = true,
-                                       .forward = odd_forward,
-                                       .backward = odd_input_backward,
-                                       .step_gradient = learned_step_gradient,
-                                       .initial_step = odd_initial_step};
-static const bb_quantizer unsigned_codes = {.name = "unsigned",
-                                            .has_step = true,
-                                            .elementwise = true,
-                                            .forward = unsigned_forward,
-                                            .backward = unsigned_backward,
-                                            .step_gradient = learned_step_gradient,
-                                            .initial_step = unsigned_initial_step};
-static const bb_quantizer affine = {.name = "affine",
-                                    .has_step = true,
-                                    .has_zero = true,
-                                    .elementwise = true,
-                                    .forward = affine_forward,
-                                    .backward = affine_backward,
-                                    .step_gradient = learned_step_gradient,
-                                    .initial_step = affine_initial_step};
-static const bb_quantizer hard_tanh = {.name = "hard_tanh",
-                                       .elementwise = true,
-                                       .forward = hard_tanh_forward,
-                                       .backward = hard_tanh_backward};
-static const bb_quantizer hard_relu = {.name = "hard_relu",
-                                       .elementwise = true,
-                                       .forward = hard_relu_forward,
-                                       .backward = hard_relu_backward};
-static const bb_quantizer hard_relu_affine = {.name = "hard_relu_affine",
-                                              .elementwise = true,
-                                              .forward = hard_relu_affine_forward,
-                                              .backward = hard_relu_backward};
+#define LEARNED_STEP .has_step = true, .elementwise = true, .step_gradient = learned_step_gradient
 
-static const bb_quantizer *const kinds[] = {
-    &odd,
-    &odd_input,
-    &unsigned_codes,
-    &affine,
-    &hard_tanh,
-    &hard_relu,
-    &hard_relu_affine,
-    &bb_quantizer_dorefa,
-    &bb_quantizer_bwn,
-    &bb_quantizer_xnor,
-    &bb_quantizer_twn,
-    &bb_quantizer_abc,
-    &bb_quantizer_encoder,
+static const bb_quantizer kinds[] = {
+    {.name = "odd",
+     LEARNED_STEP,
+     .forward = odd_forward,
+     .backward = odd_backward,
+     .initial_step = odd_initial_step},
+    {.name = "odd_input",
+     LEARNED_STEP,
+     .forward = odd_forward,
+     .backward = odd_input_backward,
+     .initial_step = odd_initial_step},
+    {.name = "unsigned",
+     LEARNED_STEP,
+     .forward = unsigned_forward,
+     .backward = unsigned_backward,
+     .initial_step = unsigned_initial_step},
+    {.name = "affine",
+     LEARNED_STEP,
+     .has_zero = true,
+     .forward = affine_forward,
+     .backward = affine_backward,
+     .initial_step = affine_initial_step},
+    {.name = "hard_tanh",
+     .elementwise = true,
+     .forward = hard_tanh_forward,
+     .backward = hard_tanh_backward},
+    {.name = "hard_relu",
+     .elementwise = true,
+     .forward = hard_relu_forward,
+     .backward = hard_relu_backward},
+    {.name = "hard_relu_affine",
+     .elementwise = true,
+     .forward = hard_relu_affine_forward,
+     .backward = hard_relu_backward},
 };
 
 const bb_quantizer *bb_quantizer_at(size_t i) {
-    return i < BB_COUNT(kinds) ? kinds[i] : NULL;
+    return i < BB_COUNT(kinds)                     ? &kinds[i]
+           : i - BB_COUNT(kinds) < BB_BINARY_KINDS ? &bb_binary_kinds[i - BB_COUNT(kinds)]
+                                                   : NULL;
 }
 
 const bb_quantizer *bb_quantizer_find(const char *name) {
-    for (size_t i = 0; i < BB_COUNT(kinds); i++)
-        if (strcmp(kinds[i]->name, name) == 0)
-            return kinds[i];
+    const bb_quantizer *kind;
+    for (size_t i = 0; (kind = bb_quantizer_at(i)) != NULL; i++)
+        if (strcmp(kind->name, name) == 0)
+            return kind;
     return NULL;
 }

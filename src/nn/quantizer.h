@@ -21,7 +21,7 @@
 
 typedef struct bb_quantizer_args {
     int bits;
-    float step; /**< > 0 is not required: |step| + tiny is used */
+    float step; /**< > 0 is not required: |step| is used, and at least a tiny one */
     float zero;
 } bb_quantizer_args;
 

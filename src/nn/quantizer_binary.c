@@ -199,17 +199,14 @@ static double encoder_backward(const bb_quantizer_args *args, const float *x, co
 /* ---- kinds -------------------------------------------------------------------------------------
  */
 
-const bb_quantizer bb_quantizer_dorefa = {
-    .name = "dorefa", .forward = dorefa_forward, .backward = dorefa_backward};
-const bb_quantizer bb_quantizer_bwn = {
-    .name = "bwn", .forward = binary_forward, .backward = straight_through};
-const bb_quantizer bb_quantizer_xnor = {
-    .name = "xnor", .forward = binary_forward, .backward = xnor_backward};
-const bb_quantizer bb_quantizer_twn = {
-    .name = "twn", .forward = ternary_forward, .backward = straight_through};
-const bb_quantizer bb_quantizer_abc = {
-    .name = "abc", .forward = abc_forward, .backward = straight_through};
-const bb_quantizer bb_quantizer_encoder = {.name = "encoder",
-                                           .elementwise = true,
-                                           .forward = encoder_forward,
-                                           .backward = encoder_backward};
+const bb_quantizer bb_binary_kinds[BB_BINARY_KINDS] = {
+    {.name = "dorefa", .forward = dorefa_forward, .backward = dorefa_backward},
+    {.name = "bwn", .forward = binary_forward, .backward = straight_through},
+    {.name = "xnor", .forward = binary_forward, .backward = xnor_backward},
+    {.name = "twn", .forward = ternary_forward, .backward = straight_through},
+    {.name = "abc", .forward = abc_forward, .backward = straight_through},
+    {.name = "encoder",
+     .elementwise = true,
+     .forward = encoder_forward,
+     .backward = encoder_backward},
+};

@@ -15,7 +15,8 @@ enum { BB_ABC_SHARES = 255 };
  */
 float bb_abc_unit(const float *x, size_t n, uint32_t bits, int16_t *share);
 
-extern const bb_quantizer bb_quantizer_dorefa, bb_quantizer_bwn, bb_quantizer_xnor,
-    bb_quantizer_twn, bb_quantizer_abc, bb_quantizer_encoder;
+/** The rest of quantizer.c's table. */
+enum { BB_BINARY_KINDS = 6 };
+extern const bb_quantizer bb_binary_kinds[BB_BINARY_KINDS];
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/** @file small_graph.h  Graphs built by hand, for the tests of lowering. */
+/** @file small_graph.h  Graphs built by hand, for the tests of lowering and quantizing. */
 #ifndef BB_SMALL_GRAPH_H
 #define BB_SMALL_GRAPH_H
 
@@ -50,6 +50,22 @@ static inline int sg_float(bb_graph *g, float value) {
 
 static inline int sg_floats(bb_graph *g, int rank, const int64_t *dims, const float *from) {
     return sg_constant(g, BB_DTYPE_F32, rank, dims, from);
+}
+
+/* Normal numbers times scale. */
+static inline int sg_normal(bb_graph *g, int rank, const int64_t *dims, float scale, bb_rng *rng) {
+    void *data;
+    size_t n;
+    int v = bb_graph_add_constant(g, "k", BB_DTYPE_F32, rank, dims, &data);
+    assert_true(v >= 0 && bb_dims_product(dims, (size_t)rank, &n));
+    for (size_t i = 0; i < n; i++)
+        ((float *)data)[i] = scale * (float)bb_rng_normal(rng);
+    return v;
+}
+
+/* Contents of a constant, to be changed. */
+static inline float *sg_data(bb_graph *g, int value) {
+    return (float *)(uintptr_t)g->values[value].data;
 }
 
 static inline void sg_finish(bb_graph *g, int output) {

@@ -5,41 +5,25 @@
 
 #include "bitbranch/engine.h"
 #include "nn/executor.h"
+#include "pixel_task.h"
+#include "small_graph.h"
 #include "train/lowbit.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { SIDE = 8, PIXELS = 3 * SIDE * SIDE, CLASSES = 5, WIDTH = 12, IMAGES = 48, CHECKED = 64 };
+enum { CLASSES = 5, WIDTH = 12, IMAGES = 48, CHECKED = 64 };
 
 /* ---- a network with BatchNormalization ----------------------------------------------------------
  */
 
-static float *constant(bb_graph *g, int *value, int rank, const int64_t *dims, float scale,
-                       bb_rng *rng) {
-    void *data;
-    size_t n;
-    *value = bb_graph_add_constant(g, "c", BB_DTYPE_F32, rank, dims, &data);
-    assert_true(*value >= 0 && bb_dims_product(dims, (size_t)rank, &n));
-    for (size_t i = 0; i < n; i++)
-        ((float *)data)[i] = scale * (float)bb_rng_normal(rng);
-    return data;
-}
-
-static int node(bb_graph *g, const char *name, bb_op op, int n_in, const int *in) {
-    int out = bb_graph_add_value(g, name, BB_DTYPE_F32, -1, NULL);
-    assert_true(bb_graph_add_node(g, name, op, n_in, in, 1, &out) >= 0);
-    return out;
-}
-
 static int conv(bb_graph *g, const char *name, int in, int64_t rows, int64_t depth, int64_t groups,
                 bb_rng *rng) {
     const int64_t dims[4] = {rows, depth, 3, 3}, pads[4] = {1, 1, 1, 1};
-    int ins[2] = {in, -1};
-    constant(g, &ins[1], 4, dims, 1.0f / sqrtf((float)(depth * 9)), rng);
-    int out = node(g, name, BB_OP_CONV, 2, ins);
-    bb_node *n = &g->nodes[g->n_nodes - 1];
+    int ins[2] = {in, sg_normal(g, 4, dims, 1.0f / sqrtf((float)(depth * 9)), rng)};
+    int out = sg_node(g, BB_OP_CONV, name, 2, ins);
+    bb_node *n = sg_last(g);
     assert_true(bb_node_set_ints(g, n, "pads", pads, 4));
     assert_true(bb_node_set_int(g, n, "group", groups));
     return out;
@@ -49,13 +33,15 @@ static int conv(bb_graph *g, const char *name, int in, int64_t rows, int64_t dep
 static int norm(bb_graph *g, int in, int64_t rows, bb_rng *rng) {
     int ins[5] = {in};
     float *p[4];
-    for (int i = 0; i < 4; i++)
-        p[i] = constant(g, &ins[1 + i], 1, &rows, 0.2f, rng);
+    for (int i = 0; i < 4; i++) {
+        ins[1 + i] = sg_normal(g, 1, &rows, 0.2f, rng);
+        p[i] = sg_data(g, ins[1 + i]);
+    }
     for (int64_t r = 0; r < rows; r++) {
         p[0][r] = r % 3 ? 0.8f + p[0][r] : -0.7f + p[0][r];
         p[3][r] = 0.5f + fabsf(p[3][r]);
     }
-    return node(g, "norm", BB_OP_BATCH_NORMALIZATION, 5, ins);
+    return sg_node(g, BB_OP_BATCH_NORMALIZATION, "norm", 5, ins);
 }
 
 typedef struct shape {
@@ -69,70 +55,30 @@ static bb_graph *network(shape s) {
     const int64_t in_dims[4] = {1, 3, SIDE, SIDE}, fc_dims[2] = {CLASSES, WIDTH * 4 * 4};
     const int64_t two[2] = {2, 2};
     bb_op act = s.relu ? BB_OP_RELU : BB_OP_IDENTITY;
-    int in = bb_graph_add_value(g, "input", BB_DTYPE_F32, 4, in_dims);
+    int in = sg_input(g, "input", 4, in_dims);
     int x = norm(g, conv(g, "conv", in, WIDTH, 3, 1, &rng), WIDTH, &rng);
-    x = node(g, "relu", act, 1, &x);
+    x = sg_node(g, act, "relu", 1, &x);
     x = norm(g, conv(g, "conv", x, WIDTH, 1, WIDTH, &rng), WIDTH, &rng);
-    int shortcut = x = node(g, "relu", act, 1, &x);
+    int shortcut = x = sg_node(g, act, "relu", 1, &x);
     x = norm(g, conv(g, "conv", x, WIDTH, WIDTH, 1, &rng), WIDTH, &rng);
     if (s.residual)
-        x = node(g, "sum", BB_OP_ADD, 2, (int[]){x, shortcut});
-    x = node(g, "relu", act, 1, &x);
-    x = node(g, "pool", BB_OP_MAX_POOL, 1, &x);
-    assert_true(bb_node_set_ints(g, &g->nodes[g->n_nodes - 1], "kernel_shape", two, 2));
-    assert_true(bb_node_set_ints(g, &g->nodes[g->n_nodes - 1], "strides", two, 2));
-    x = node(g, "flat", BB_OP_FLATTEN, 1, &x);
-    int fc[2] = {x, -1};
-    constant(g, &fc[1], 2, fc_dims, 0.07f, &rng);
-    x = node(g, "fc", BB_OP_GEMM, 2, fc);
-    assert_true(bb_node_set_int(g, &g->nodes[g->n_nodes - 1], "transB", 1));
-    g->inputs = bb_arena_array(g->arena, 1, sizeof(int));
-    g->outputs = bb_arena_array(g->arena, 1, sizeof(int));
-    g->inputs[0] = in;
-    g->outputs[0] = x;
-    g->n_inputs = g->n_outputs = 1;
-    g->name = "small";
-    assert_int_equal(bb_graph_link(g, NULL), BB_STATUS_OK);
-    assert_int_equal(bb_graph_infer_shapes(g, NULL, 0, NULL), BB_STATUS_OK);
+        x = sg_node(g, BB_OP_ADD, "sum", 2, (int[]){x, shortcut});
+    x = sg_node(g, act, "relu", 1, &x);
+    x = sg_node(g, BB_OP_MAX_POOL, "pool", 1, &x);
+    assert_true(bb_node_set_ints(g, sg_last(g), "kernel_shape", two, 2));
+    assert_true(bb_node_set_ints(g, sg_last(g), "strides", two, 2));
+    x = sg_node(g, BB_OP_FLATTEN, "flat", 1, &x);
+    int fc[2] = {x, sg_normal(g, 2, fc_dims, 0.07f, &rng)};
+    x = sg_node(g, BB_OP_GEMM, "fc", 2, fc);
+    assert_true(bb_node_set_int(g, sg_last(g), "transB", 1));
+    sg_finish(g, x);
     return g;
 }
 
-/* ---- images -------------------------------------------------------------------------------------
- */
-
-static void make_pixels(size_t index, uint8_t *pixels) {
-    bb_rng rng;
-    bb_rng_seed(&rng, 1000 + index);
-    for (size_t c = 0; c < 3; c++) {
-        double level = 255.0 * bb_rng_uniform(&rng);
-        for (size_t i = 0; i < SIDE * SIDE; i++) {
-            double p = level + 60.0 * bb_rng_normal(&rng);
-            pixels[c * SIDE * SIDE + i] = (uint8_t)(p < 0.0 ? 0.0 : p > 255.0 ? 255.0 : p);
-        }
-    }
-}
-
-static int calibrate(void *user, size_t index, float *input) {
-    const bb_quantize_options *o = user;
-    uint8_t pixels[PIXELS];
-    make_pixels(index, pixels);
-    for (size_t i = 0; i < PIXELS; i++) {
-        size_t c = i / (SIDE * SIDE);
-        input[i] = ((float)pixels[i] * o->pixel_scale - o->mean[c]) / o->std[c];
-    }
-    return 0;
-}
-
-static void pixel_options(bb_quantize_options *o, const bb_bits *profiles, size_t n) {
-    bb_quantize_options_init(o);
+static void profile_options(bb_quantize_options *o, const bb_bits *profiles, size_t n) {
+    pixel_options(o);
     o->profiles = profiles;
     o->n_profiles = n;
-    o->pixels = 1;
-    o->pixel_scale = 1.0f / 255.0f;
-    for (int c = 0; c < 3; c++) {
-        o->mean[c] = 0.4f + 0.05f * (float)c;
-        o->std[c] = 0.2f + 0.03f * (float)c;
-    }
 }
 
 /* ---- the graph against the engine ---------------------------------------------------------------
@@ -254,7 +200,7 @@ static void test_engine_gives_the_graphs_results(void **state) {
             fixture f = {0};
             bb_lowbit_options o;
             bb_lowbit_options_init(&o);
-            pixel_options(&o.quantize, &bits[i], 1);
+            profile_options(&o.quantize, &bits[i], 1);
             o.quantize.pixels = variant != 1;
             o.quantize.first_last = variant == 2 ? bits[i] : o.quantize.first_last;
             open_fixture(&f, (shape){false, variant != 1}, &o);
@@ -269,7 +215,7 @@ static void test_residual_grids_are_calibrated(void **state) {
     fixture f = {0};
     bb_lowbit_options o;
     bb_lowbit_options_init(&o);
-    pixel_options(&o.quantize, &w4a4, 1);
+    profile_options(&o.quantize, &w4a4, 1);
     o.quantize.residual_bits = 16;
     open_fixture(&f, (shape){true, true}, &o);
     export_fixture(&f, bb_lowbit_graph(f.lowbit));
@@ -295,7 +241,7 @@ static void test_profiles_share_planes(void **state) {
     fixture f = {0};
     bb_lowbit_options o;
     bb_lowbit_options_init(&o);
-    pixel_options(&o.quantize, profiles, BB_COUNT(profiles));
+    profile_options(&o.quantize, profiles, BB_COUNT(profiles));
     open_fixture(&f, (shape){false, true}, &o);
     assert_int_equal(bb_lowbit_graph(f.lowbit)->n_outputs, BB_COUNT(profiles));
     assert_shared_steps_are_slow(f.lowbit);
@@ -330,7 +276,7 @@ static const kind_case KINDS[] = {
 
 static void kind_options(const kind_case *k, bb_lowbit_options *o) {
     bb_lowbit_options_init(o);
-    pixel_options(&o->quantize, &k->bits, 1);
+    profile_options(&o->quantize, &k->bits, 1);
     o->weights = k->weights;
     o->activations = k->activations;
 }
@@ -417,7 +363,7 @@ static void test_k_bits_are_at_most_2_to_the_k_values(void **state) {
         bb_lowbit_options o;
         bb_bits bits = {k, k};
         bb_lowbit_options_init(&o);
-        pixel_options(&o.quantize, &bits, 1);
+        profile_options(&o.quantize, &bits, 1);
         open_fixture(&f, (shape){true, true}, &o);
         /* Four layers' weights, the inputs of three. */
         count_all(bb_lowbit_graph(f.lowbit), &o.quantize, 7);
@@ -445,7 +391,7 @@ static void test_parameters(void **state) {
         fixture f = {0};
         bb_lowbit_options o;
         bb_lowbit_options_init(&o);
-        pixel_options(&o.quantize, profiles, n);
+        profile_options(&o.quantize, profiles, n);
         open_fixture(&f, (shape){true, true}, &o);
         size_t count, decayed = 0, bounded = 0;
         const bb_lowbit_parameter *p = bb_lowbit_parameters(f.lowbit, &count);
@@ -469,7 +415,7 @@ static void test_latent_weights_come_back(void **state) {
     bb_graph *latent;
     float before[CLASSES], after[CLASSES];
     bb_lowbit_options_init(&o);
-    pixel_options(&o.quantize, &w4a4, 1);
+    profile_options(&o.quantize, &w4a4, 1);
     open_fixture(&f, (shape){true, true}, &o);
     assert_int_equal(bb_lowbit_latent(f.lowbit, bb_lowbit_graph(f.lowbit), 0, &latent, NULL),
                      BB_STATUS_OK);
@@ -494,7 +440,7 @@ static void test_wrong_bits_are_refused(void **state) {
     bb_error err;
     bb_graph *g = network((shape){true, true});
     bb_lowbit_options_init(&o);
-    pixel_options(&o.quantize, &w2a2, 1);
+    profile_options(&o.quantize, &w2a2, 1);
     o.weights = BB_LOWBIT_WEIGHTS_BWN;
     assert_int_equal(bb_lowbit_create(g, &o, calibrate, &o.quantize, IMAGES, &lowbit, &err),
                      BB_STATUS_INVALID_ARGUMENT);

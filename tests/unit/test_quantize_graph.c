@@ -6,48 +6,25 @@
 #include "bitbranch/engine.h"
 #include "bitbranch/quantize.h"
 #include "graph/graph.h"
+#include "pixel_task.h"
 #include "quantize/judge.h"
+#include "small_graph.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum {
-    SIDE = 8,
-    PIXELS = 3 * SIDE * SIDE,
-    CLASSES = 5,
-    IMAGES = 40,
-    MANY_IMAGES = 400,
-    WIDTH = 12
-};
-
-static int constant(bb_graph *g, const char *name, int rank, const int64_t *dims, float scale,
-                    bb_rng *rng) {
-    void *data;
-    size_t n;
-    int value = bb_graph_add_constant(g, name, BB_DTYPE_F32, rank, dims, &data);
-    assert_true(bb_dims_product(dims, (size_t)rank, &n));
-    for (size_t i = 0; i < n; i++)
-        ((float *)data)[i] = scale * (float)bb_rng_normal(rng);
-    return value;
-}
-
-static int node(bb_graph *g, const char *name, bb_op op, int n_in, const int *in) {
-    int out = bb_graph_add_value(g, name, BB_DTYPE_F32, -1, NULL);
-    assert_true(bb_graph_add_node(g, name, op, n_in, in, 1, &out) >= 0);
-    return out;
-}
+enum { CLASSES = 5, IMAGES = 40, MANY_IMAGES = 400, WIDTH = 12 };
 
 static int conv(bb_graph *g, const char *name, int in, int64_t rows, int64_t depth, int64_t kernel,
                 int64_t groups, bb_rng *rng) {
     const int64_t dims[4] = {rows, depth, kernel, kernel},
                   pads[4] = {kernel / 2, kernel / 2, kernel / 2, kernel / 2};
     float scale = 1.0f / sqrtf((float)(depth * kernel * kernel));
-    int ins[3] = {in, constant(g, "weights", 4, dims, scale, rng),
-                  constant(g, "bias", 1, &rows, 0.1f, rng)};
-    int out = node(g, name, BB_OP_CONV, 3, ins);
-    bb_node *n = &g->nodes[g->n_nodes - 1];
+    int ins[3] = {in, sg_normal(g, 4, dims, scale, rng), sg_normal(g, 1, &rows, 0.1f, rng)};
+    int out = sg_node(g, BB_OP_CONV, name, 3, ins);
+    bb_node *n = sg_last(g);
     assert_true(bb_node_set_ints(g, n, "pads", pads, 4));
     assert_true(bb_node_set_int(g, n, "group", groups));
     return out;
@@ -55,7 +32,7 @@ static int conv(bb_graph *g, const char *name, int in, int64_t rows, int64_t dep
 
 /** Gives the channels of the last Conv ranges from 1 down to 1/8. */
 static void spread_channels(bb_graph *g, int64_t rows, int64_t d) {
-    const bb_node *n = &g->nodes[g->n_nodes - 1];
+    const bb_node *n = sg_last(g);
     float *w = (float *)(uintptr_t)g->values[n->in[1]].data;
     float *bias = (float *)(uintptr_t)g->values[n->in[2]].data;
     for (int64_t r = 0; r < rows; r++) {
@@ -71,64 +48,25 @@ static bb_graph *small_network(void) {
     bb_rng_seed(&rng, 11);
     bb_graph *g = bb_graph_create();
     const int64_t in_dims[4] = {1, 3, SIDE, SIDE}, fc_dims[2] = {CLASSES, WIDTH * 4 * 4};
-    int in = bb_graph_add_value(g, "input", BB_DTYPE_F32, 4, in_dims);
+    int in = sg_input(g, "input", 4, in_dims);
     int stem = conv(g, "stem", in, WIDTH, 3, 3, 1, &rng);
     spread_channels(g, WIDTH, 27);
-    int relu = node(g, "stem_relu", BB_OP_RELU, 1, &stem);
+    int relu = sg_node(g, BB_OP_RELU, "stem_relu", 1, &stem);
     int depthwise = conv(g, "depthwise", relu, WIDTH, 1, 3, WIDTH, &rng);
-    relu = node(g, "depthwise_relu", BB_OP_RELU, 1, &depthwise);
+    relu = sg_node(g, BB_OP_RELU, "depthwise_relu", 1, &depthwise);
     int body = conv(g, "body", relu, WIDTH, WIDTH, 3, 1, &rng);
-    int sum = node(g, "sum", BB_OP_ADD, 2, (int[]){body, relu});
-    relu = node(g, "sum_relu", BB_OP_RELU, 1, &sum);
-    int pool = node(g, "pool", BB_OP_MAX_POOL, 1, &relu);
+    int sum = sg_node(g, BB_OP_ADD, "sum", 2, (int[]){body, relu});
+    relu = sg_node(g, BB_OP_RELU, "sum_relu", 1, &sum);
+    int pool = sg_node(g, BB_OP_MAX_POOL, "pool", 1, &relu);
     const int64_t two[2] = {2, 2};
-    assert_true(bb_node_set_ints(g, &g->nodes[g->n_nodes - 1], "kernel_shape", two, 2));
-    assert_true(bb_node_set_ints(g, &g->nodes[g->n_nodes - 1], "strides", two, 2));
-    int flat = node(g, "flat", BB_OP_FLATTEN, 1, &pool);
-    int fc[2] = {flat, constant(g, "weights", 2, fc_dims, 0.07f, &rng)};
-    int out = node(g, "fc", BB_OP_GEMM, 2, fc);
-    assert_true(bb_node_set_int(g, &g->nodes[g->n_nodes - 1], "transB", 1));
-    g->inputs = bb_arena_array(g->arena, 1, sizeof(int));
-    g->outputs = bb_arena_array(g->arena, 1, sizeof(int));
-    g->inputs[0] = in;
-    g->outputs[0] = out;
-    g->n_inputs = g->n_outputs = 1;
-    assert_int_equal(bb_graph_link(g, NULL), BB_STATUS_OK);
-    assert_int_equal(bb_graph_infer_shapes(g, NULL, 0, NULL), BB_STATUS_OK);
+    assert_true(bb_node_set_ints(g, sg_last(g), "kernel_shape", two, 2));
+    assert_true(bb_node_set_ints(g, sg_last(g), "strides", two, 2));
+    int flat = sg_node(g, BB_OP_FLATTEN, "flat", 1, &pool);
+    int fc[2] = {flat, sg_normal(g, 2, fc_dims, 0.07f, &rng)};
+    int out = sg_node(g, BB_OP_GEMM, "fc", 2, fc);
+    assert_true(bb_node_set_int(g, sg_last(g), "transB", 1));
+    sg_finish(g, out);
     return g;
-}
-
-static void make_pixels(size_t index, uint8_t *pixels) {
-    bb_rng rng;
-    bb_rng_seed(&rng, 1000 + index);
-    for (size_t c = 0; c < 3; c++) {
-        double level = 255.0 * bb_rng_uniform(&rng);
-        for (size_t i = 0; i < SIDE * SIDE; i++) {
-            double p = level + 60.0 * bb_rng_normal(&rng);
-            pixels[c * SIDE * SIDE + i] = (uint8_t)(p < 0.0 ? 0.0 : p > 255.0 ? 255.0 : p);
-        }
-    }
-}
-
-static int calibrate(void *user, size_t index, float *input) {
-    const bb_quantize_options *o = user;
-    uint8_t pixels[PIXELS];
-    make_pixels(index, pixels);
-    for (size_t i = 0; i < PIXELS; i++) {
-        size_t c = i / (SIDE * SIDE);
-        input[i] = ((float)pixels[i] * o->pixel_scale - o->mean[c]) / o->std[c];
-    }
-    return 0;
-}
-
-static void pixel_options(bb_quantize_options *o) {
-    bb_quantize_options_init(o);
-    o->pixels = 1;
-    o->pixel_scale = 1.0f / 255.0f;
-    for (int c = 0; c < 3; c++) {
-        o->mean[c] = 0.4f + 0.05f * (float)c;
-        o->std[c] = 0.2f + 0.03f * (float)c;
-    }
 }
 
 /** Signal to noise of one profile against the float network, on images not calibrated with. */
