@@ -43,6 +43,16 @@ static void print_time(double seconds) {
         fprintf(stderr, "%lu:%02lu", s / 60, s % 60);
 }
 
+static void print_time_left(const bb_train_event *e) {
+    print_time(e->seconds_left);
+    fprintf(stderr, " left");
+    if (e->stage_index + 1 < e->stages) {
+        fprintf(stderr, ", ");
+        print_time(e->seconds_left_all);
+        fprintf(stderr, " with all stages");
+    }
+}
+
 /* A bar on a terminal, a line a minute otherwise. */
 static void show_batch(display *d, const bb_train_event *e) {
     enum { WIDTH = 20 };
@@ -63,8 +73,8 @@ static void show_batch(display *d, const bb_train_event *e) {
     }
     fprintf(stderr, "loss %.4f, %.2f %%, %.0f images/s, ", e->loss, e->accuracy,
             e->images_per_second);
-    print_time(e->seconds_left);
-    fprintf(stderr, " left%s", d->terminal ? "" : "\n");
+    print_time_left(e);
+    fprintf(stderr, "%s", d->terminal ? "" : "\n");
     d->open_line = d->terminal;
 }
 
@@ -85,8 +95,8 @@ static void show_epoch(display *d, const bb_train_event *e) {
             "%s %zu/%zu: loss %.4f, training %.2f %%; test loss %.4f, %.2f %%; %.0f images/s, ",
             e->stage, e->epoch, e->epochs, e->loss, e->accuracy, e->test_loss, e->test_accuracy,
             e->images_per_second);
-    print_time(e->seconds_left);
-    fprintf(stderr, " left\n");
+    print_time_left(e);
+    fputc('\n', stderr);
     d->shown = cli_seconds();
 }
 

@@ -31,7 +31,8 @@ typedef struct bb_train_event {
     double test_loss, test_accuracy; /**< EPOCH; STAGE: of the finished network */
     double model_accuracy;           /**< STAGE: of the .bbm on the engine, -1 without one */
     double images_per_second;
-    double seconds_left; /**< of this stage */
+    double seconds_left;     /**< of this stage */
+    double seconds_left_all; /**< and of those after it, were they as fast */
 } bb_train_event;
 
 /** Non-zero: write a checkpoint and stop. */

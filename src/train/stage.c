@@ -39,6 +39,10 @@ static void fill_event(const bb_trainer *t, bb_train_moment moment, bb_train_eve
                       (double)p->batch * (double)t->run->settings.batch;
         e->images_per_second = images / t->speed_seconds;
         e->seconds_left = left / e->images_per_second;
+        e->seconds_left_all = e->seconds_left;
+        for (size_t i = t->index + 1; i < e->stages; i++)
+            e->seconds_left_all +=
+                (double)t->run->settings.stages[i].epochs * per_epoch / e->images_per_second;
     }
 }
 

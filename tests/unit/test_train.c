@@ -55,7 +55,7 @@ typedef struct watch {
     bb_precision precision;
     int batches;          /* seen so far */
     int stop_at, kill_at; /* after that many; 0: never */
-    int epochs, stages, messages;
+    int epochs, stages, messages, times;
     size_t from_stage; /* whose losses are noted, and those after it */
     double loss_first, loss_last, accuracy, model_accuracy;
 } watch;
@@ -71,6 +71,12 @@ static int look(void *user, const bb_train_event *e) {
         w->accuracy = e->test_accuracy;
         if (e->model_accuracy >= 0)
             w->model_accuracy = e->model_accuracy;
+    }
+    if (e->moment == BB_TRAIN_EPOCH) { /* what is left shrinks to nothing, stage by stage */
+        bool last_epoch = e->epoch == e->epochs, last_stage = e->stage_index + 1 == e->stages;
+        w->times += (e->seconds_left == 0) == last_epoch &&
+                    e->seconds_left_all >= e->seconds_left &&
+                    (e->seconds_left_all > e->seconds_left) == !last_stage;
     }
     if (e->moment != BB_TRAIN_BATCH)
         return 0;
@@ -219,6 +225,7 @@ static void networks_learn(void **state) {
     assert_int_equal(outcome.stages_done, 4);
     assert_int_equal(w.stages, 4);
     assert_int_equal(w.epochs, 11);
+    assert_int_equal(w.times, 11);
     assert_int_equal(w.batches, 44);
     if (!(w.loss_last < 0.5 * w.loss_first && w.accuracy > 90))
         fail_msg("loss %g after %g, %g %%", w.loss_last, w.loss_first, w.accuracy);
