@@ -62,6 +62,11 @@ static double percent(size_t part, size_t whole) {
     return whole ? 100.0 * (double)part / (double)whole : 0;
 }
 
+/* 0 - 0 is 0 where -0 would be printed with its sign. */
+static double drop(const bb_paired *p) {
+    return 0 - bb_paired_difference(p);
+}
+
 static double ms_per_image(const scores *s) {
     return s->accuracy.images ? 1e3 * s->seconds / (double)s->accuracy.images : 0;
 }
@@ -80,15 +85,15 @@ static void print_scores(const cli_net *net, const bb_dataset *data, bool compar
     if (compared)
         printf("  reference  top-1 %.2f %%: drop %.2f points, paired standard error %.2f; "
                "%zu decisions changed, %zu gained, %zu lost\n",
-               percent(p->reference_top1, p->images), -bb_paired_difference(p), bb_paired_error(p),
-               p->changed, p->gained, p->lost);
+               percent(p->reference_top1, p->images), drop(p), bb_paired_error(p), p->changed,
+               p->gained, p->lost);
 }
 
 static json_t *paired_json(const bb_paired *p) {
     return json_pack("{s:f, s:f, s:f, s:I, s:I, s:I}", "top1",
-                     percent(p->reference_top1, p->images), "drop", -bb_paired_difference(p),
-                     "standard_error", bb_paired_error(p), "changed", (json_int_t)p->changed,
-                     "gained", (json_int_t)p->gained, "lost", (json_int_t)p->lost);
+                     percent(p->reference_top1, p->images), "drop", drop(p), "standard_error",
+                     bb_paired_error(p), "changed", (json_int_t)p->changed, "gained",
+                     (json_int_t)p->gained, "lost", (json_int_t)p->lost);
 }
 
 static bb_status print_json(const cli_net *net, const bb_dataset *data, bool compared,

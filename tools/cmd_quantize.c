@@ -120,6 +120,10 @@ static bool parse_options(const quantize_arguments *a, parsed_options *p) {
 }
 
 static void use_config(const bb_config *config, char *labels, bb_quantize_options *q) {
+    int channels, height, width;
+    bb_config_input(config, &channels, &height, &width);
+    const int64_t dims[4] = {1, channels, height, width};
+    memcpy(q->input_dims, dims, sizeof(q->input_dims));
     q->config_json = bb_config_json(config);
     q->labels = labels;
     bb_config_normalization(config, &q->pixel_scale, q->mean, q->std, &q->pixels);

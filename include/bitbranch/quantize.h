@@ -32,6 +32,9 @@ typedef struct bb_quantize_options {
     const bb_layer_bits *layers; /**< overrides, later ones win */
     size_t n_layers;
     uint32_t residual_bits; /**< 8..16, default 8 */
+    /** Sizes of the input, in its own order, for those that the graph leaves open; 0 = none given.
+     *  The first one, images at once, is 1 where it is open. */
+    int64_t input_dims[4];
     bb_effort effort;
     uint64_t seed;
     size_t threads;                   /**< results do not depend on it, but for BB_EFFORT_BEST */
@@ -57,8 +60,8 @@ typedef int (*bb_calibration_fn)(void *user, size_t index, float *input);
 
 /** Per-layer outcome of quantization, also what --dry-run prints. */
 typedef struct bb_quantize_row {
-    const char *layer, *kind;
-    bb_bits bits; /**< 0/0 for float nodes */
+    const char *layer, *kind; /**< kind: as in bb_layer_info */
+    bb_bits bits;             /**< 0/0 for float nodes */
     uint64_t macs, parameters, bytes;
     float sqnr_db;    /**< of the layer's output on calibration data; NAN in a dry run */
     const char *note; /**< why float, or NULL */

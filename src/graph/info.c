@@ -96,8 +96,9 @@ static uint64_t node_parameters(const bb_graph *graph, const bb_node *node) {
 
 bb_status bb_graph_get_node(const bb_graph *graph, size_t node, bb_graph_node_info *info,
                             bb_error *err) {
-    if (!graph || !info || node >= graph->n_nodes)
-        return bb_fail(err, BB_STATUS_INVALID_ARGUMENT, "no such node");
+    if (node >= graph->n_nodes)
+        return bb_fail(err, BB_STATUS_NOT_FOUND, "%s: node %zu of %zu", graph->name, node,
+                       graph->n_nodes);
     const bb_node *n = &graph->nodes[node];
     *info = (bb_graph_node_info){.name = n->name, .op = bb_op_name(n->op)};
     const bb_value *y = n->n_out && n->out[0] >= 0 ? &graph->values[n->out[0]] : NULL;

@@ -425,6 +425,8 @@ static void copy_counts(bb_quantization *q) {
 
 bb_status bb_quantize_assign(bb_quantization *q, bb_error *err) {
     q->n_classes = 0;
+    q->stored = NULL; /* tables of an earlier plan hold nothing to free before calibration */
+    q->targets = NULL;
     BB_TRY(check_options(q, err));
     BB_TRY(plan_blocks(q, err));
     BB_TRY(make_tables(q, err));

@@ -207,6 +207,7 @@ bb_status bb_quantize_equalize(bb_quantization *q, bool *changed, bb_error *err)
     if (e.n == 0)
         return BB_STATUS_OK;
     *changed = true;
+    q->stored = NULL; /* nothing is stored yet, and the graph is about to get more values */
     BB_TRY(measure_ranges(&e, err));
     for (size_t i = 0; i < e.n; i++) {
         float *factor =

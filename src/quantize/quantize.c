@@ -3,6 +3,7 @@
 #include "quantize/quantizer.h"
 #include "quantize/tune.h"
 #include <cblas.h>
+#include <math.h>
 #include <string.h>
 
 /* One in so many calibration images is held back for judging, but not more or fewer than these. */
@@ -33,8 +34,9 @@ bb_status bb_quantize_progress(bb_quantization *q, const char *stage, size_t don
 
 /* ---- the private graph ----------------------------------------------------------------------- */
 
-/** One image at a time: a leading size that is open becomes 1; others must be known. */
-static bb_status fix_input_dims(bb_graph *graph, bb_error *err) {
+/** One image at a time: a leading size that is open becomes 1; others must be known or given. */
+static bb_status fix_input_dims(bb_graph *graph, const bb_quantize_options *options,
+                                bb_error *err) {
     if (graph->n_inputs != 1)
         return bb_fail(err, BB_STATUS_UNSUPPORTED,
                        "%s: %zu inputs; only networks of one can be "
@@ -46,10 +48,12 @@ static bb_status fix_input_dims(bb_graph *graph, bb_error *err) {
     for (int i = 0; i < in->rank; i++) {
         if (i == 0)
             dims[0] = 1;
+        if (dims[i] < 1 && i < (int)BB_COUNT(options->input_dims))
+            dims[i] = options->input_dims[i];
         if (dims[i] < 1)
-            return bb_fail(err, BB_STATUS_UNSUPPORTED,
-                           "%s: input '%s' has an open size on axis %d; give one", graph->name,
-                           in->name, i);
+            return bb_fail(err, BB_STATUS_INVALID_ARGUMENT,
+                           "%s: input '%s' has an open size on axis %d, and none was given",
+                           graph->name, in->name, i);
     }
     if (in->rank < 2 || in->dtype != BB_DTYPE_F32)
         return bb_fail(err, BB_STATUS_UNSUPPORTED, "%s: input '%s' is not a float image or vector",
@@ -57,12 +61,30 @@ static bb_status fix_input_dims(bb_graph *graph, bb_error *err) {
     return bb_graph_infer_shapes(graph, dims, in->rank, err);
 }
 
+/** What is not finite in the weights is so in every score, or hidden by chance. */
+static bb_status check_finite(const bb_graph *graph, bb_error *err) {
+    for (size_t i = 0; i < graph->n_nodes; i++)
+        for (int k = 0; k < graph->nodes[i].n_in; k++) {
+            const bb_value *v = bb_node_input(graph, &graph->nodes[i], k);
+            size_t n;
+            if (!bb_value_is_constant(v) || v->dtype != BB_DTYPE_F32 || !bb_value_elements(v, &n))
+                continue;
+            for (size_t j = 0; j < n; j++)
+                if (!isfinite(((const float *)v->data)[j]))
+                    return bb_fail(err, BB_STATUS_INVALID_ARGUMENT,
+                                   "%s: node '%s': constant '%s' holds a number that is not finite",
+                                   graph->name, graph->nodes[i].name, v->name);
+        }
+    return BB_STATUS_OK;
+}
+
 static bb_status prepare_graph(bb_quantization *q, const bb_graph *graph, bb_error *err) {
     q->graph = bb_graph_clone(graph);
     if (!q->graph)
         return bb_fail_memory(err, "copy of the graph");
-    BB_TRY(fix_input_dims(q->graph, err));
+    BB_TRY(fix_input_dims(q->graph, q->options, err));
     BB_TRY(bb_pass_prepare(q->graph, err));
+    BB_TRY(check_finite(q->graph, err));
     return bb_quantize_assign(q, err);
 }
 

@@ -7,15 +7,16 @@
 /* Requantizer constants of one output channel of one copy: mult, add, shift. */
 enum { CHANNEL_BYTES = 13, NODE_BYTES = 256 };
 
+/* The names of bb_layer_info.kind. */
 static const char *kind_name(const bb_quantization *q, size_t b) {
     const bb_block *block = &q->plan.blocks[b];
     const bb_conv_shape *s = &q->targets[b].shape;
     switch (block->kind) {
     case BB_BLOCK_CONV:
         if (q->graph->nodes[block->node].op != BB_OP_CONV)
-            return "fully connected";
+            return "fully_connected";
         if (s->groups > 1)
-            return s->depth == 1 ? "depthwise" : "grouped";
+            return s->depth == 1 ? "depthwise" : "grouped_conv";
         return "conv";
     case BB_BLOCK_ADD:
         return "add";
@@ -24,9 +25,9 @@ static const char *kind_name(const bb_quantization *q, size_t b) {
     case BB_BLOCK_ACTIVATION:
         return "activation";
     case BB_BLOCK_MAX_POOL:
-        return "max pool";
+        return "max_pool";
     case BB_BLOCK_AVERAGE_POOL:
-        return "average pool";
+        return "average_pool";
     case BB_BLOCK_CONCAT:
         return "concat";
     case BB_BLOCK_CHANNELS:

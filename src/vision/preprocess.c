@@ -73,10 +73,6 @@ static int scale_side(int a, int b, int c) {
     return side < 1 ? 1 : (int)side;
 }
 
-static int half(int difference) {
-    return difference >= 0 ? difference / 2 : -(-difference / 2);
-}
-
 static placement place(const bb_config *config, const bb_image *image) {
     int w = image->width, h = image->height;
     placement p = {config->width, config->height, 0, 0};
@@ -98,8 +94,8 @@ static placement place(const bb_config *config, const bb_image *image) {
         p.height = h;
         break;
     }
-    p.x = half(config->width - p.width);
-    p.y = half(config->height - p.height);
+    p.x = (config->width - p.width) / 2; /* towards 0: the odd pixel is on the right */
+    p.y = (config->height - p.height) / 2;
     return p;
 }
 

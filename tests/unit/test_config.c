@@ -185,6 +185,12 @@ static void test_geometry(void **state) {
     for (int i = 0; i < 16; i++)
         assert_int_equal(out[i], (2 + i % 4) * 10);
     bb_config_destroy(config);
+    config = parse("{\"version\":1,\"task\":\"classify\",\"input\":{\"height\":1,\"width\":5,"
+                   "\"channels\":\"grey\",\"resize\":\"none\",\"crop\":\"centre\"}}");
+    assert_int_equal(bb_config_pixels(config, &wide, out, NULL), BB_STATUS_OK);
+    for (int i = 0; i < 5; i++) /* 8 - 5 = 1 + 2: the odd column goes on the right */
+        assert_int_equal(out[i], (1 + i) * 10);
+    bb_config_destroy(config);
     free(wide.pixels);
 }
 

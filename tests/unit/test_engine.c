@@ -333,6 +333,35 @@ static void runs_allocate_nothing(void **state) {
     assert_int_equal(second, BB_STATUS_OK);
 }
 
+/* Two images at once give what each gives alone. */
+static void real_values_of_a_batch(void **state) {
+    enum { PICTURE = HEIGHT * WIDTH * COLOURS, MAP = HEIGHT * WIDTH * FILTERS };
+    fixture *f = *state;
+    float images[2 * PICTURE], logits[2 * CLASSES], maps[2 * MAP], one[CLASSES], its_maps[MAP];
+    bb_engine_options options;
+    bb_engine *engine;
+    bb_context *context;
+    bb_engine_options_init(&options);
+    options.input_dims[0] = 2;
+    for (int i = 0; i < 2 * PICTURE; i++)
+        images[i] = 0.5f * (float)(i * i % 61 - 24);
+    assert_int_equal(bb_engine_create(f->model, &options, &engine, NULL), BB_STATUS_OK);
+    assert_int_equal(bb_context_create(engine, &context, NULL), BB_STATUS_OK);
+    assert_int_equal(
+        bb_context_run_f32(context, (const float *[]){images}, (float *[]){logits, maps}, NULL),
+        BB_STATUS_OK);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(bb_context_run_f32(f->context, (const float *[]){images + i * PICTURE},
+                                            (float *[]){one, its_maps}, NULL),
+                         BB_STATUS_OK);
+        assert_memory_equal(logits + i * CLASSES, one, sizeof(one));
+        assert_memory_equal(maps + i * MAP, its_maps, sizeof(its_maps));
+    }
+    assert_memory_not_equal(maps, maps + MAP, sizeof(its_maps));
+    bb_context_destroy(context);
+    bb_engine_destroy(engine);
+}
+
 /* Real values of the codes, in NCHW, give the same result as the codes in NHWC. */
 static void real_values_are_quantized_and_back(void **state) {
     fixture *f = *state;
@@ -701,6 +730,7 @@ int main(void) {
         TEST(bad_inputs_are_refused),
         TEST(runs_allocate_nothing),
         TEST(real_values_are_quantized_and_back),
+        TEST(real_values_of_a_batch),
         TEST(real_values_outside_are_clamped),
         TEST(wide_codes_and_floats_pass_the_boundary),
         TEST(taps_see_every_tensor),

@@ -222,6 +222,7 @@ static void test_shape_contradictions(void **state) {
         {BB_OP_MATMUL, {2, 3}, {4, 5}, 2, 2},
         {BB_OP_MATMUL, {7, 2, 3}, {6, 3, 5}, 3, 3},
         {BB_OP_GEMM, {2, 3, 1}, {3, 5}, 3, 2},
+        {BB_OP_GEMM, {2, 3}, {4, 5}, 2, 2},
         {BB_OP_PRELU, {1, 3, 8, 8}, {4, 1, 1}, 4, 3},
         {BB_OP_CONCAT, {1, 3, 8, 8}, {2, 3, 8, 9}, 4, 4},
         {BB_OP_DEQUANTIZE_LINEAR, {4, 3}, {4}, 2, 1},

@@ -245,7 +245,7 @@ static void test_bf16(void **state) {
         int bits, width;
         double bound;
     } cases[] = {{0, 12, 0.01}, {0, 16, 0.01}, {8, 16, 0.01},
-                 {4, 16, 0.05}, {2, 12, 0.1}, {2, 16, 0.1}};
+                 {4, 16, 0.05}, {2, 12, 0.1},  {2, 16, 0.1}};
     bb_error err;
     if (bb_gradient_check_bf16(&err) != BB_STATUS_OK) {
         print_message("%s\n", err.message);

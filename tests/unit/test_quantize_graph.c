@@ -5,10 +5,12 @@
 
 #include "bitbranch/engine.h"
 #include "bitbranch/quantize.h"
+#include "format/format.h"
 #include "graph/graph.h"
 #include "pixel_task.h"
 #include "quantize/judge.h"
 #include "small_graph.h"
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -361,6 +363,112 @@ static int cancel_at_five(void *user, const char *stage, size_t done, size_t tot
     return done > 0 && ++*calls >= 5;
 }
 
+static void assert_same_bytes(const bb_model *a, const bb_model *b) {
+    bb_buffer x = {0}, y = {0};
+    assert_int_equal(bb_format_write(a, &x, NULL), BB_STATUS_OK);
+    assert_int_equal(bb_format_write(b, &y, NULL), BB_STATUS_OK);
+    assert_int_equal(x.size, y.size);
+    assert_memory_equal(x.data, y.data, x.size);
+    bb_buffer_free(&x);
+    bb_buffer_free(&y);
+}
+
+static bb_bits bits_of(const bb_quantize_report *report, const char *layer) {
+    for (size_t i = 0; i < report->n_rows; i++)
+        if (strcmp(report->rows[i].layer, layer) == 0)
+            return report->rows[i].bits;
+    fail_msg("no layer '%s'", layer);
+    return (bb_bits){0, 0};
+}
+
+/* The last layer is the last one with weights, whatever follows it. */
+static void test_first_and_last_layer_keep_their_bits(void **state) {
+    static const bb_bits w2a3 = {2, 3};
+    bb_graph *g = small_network();
+    bb_quantize_options o;
+    bb_quantize_report report = {0};
+    const int64_t dims[2] = {1, CLASSES};
+    int shape = sg_constant(g, BB_DTYPE_I64, 1, (int64_t[]){2}, dims);
+    sg_finish(g, sg_node(g, BB_OP_RESHAPE, "reshaped", 2, (int[]){g->outputs[0], shape}));
+    pixel_options(&o);
+    o.profiles = &w2a3;
+    assert_int_equal(bb_quantize_plan(g, &o, &report, NULL), BB_STATUS_OK);
+    assert_int_equal(bits_of(&report, "stem").weight, 8);
+    assert_int_equal(bits_of(&report, "fc").weight, 8);
+    assert_int_equal(bits_of(&report, "fc").activation, 8);
+    assert_int_equal(bits_of(&report, "body").weight, 2);
+    assert_int_equal(bits_of(&report, "body").activation, 3);
+    bb_quantize_report_free(&report);
+    bb_graph_destroy(g);
+}
+
+static bb_graph *two_plain_layers(void) {
+    bb_rng rng;
+    bb_rng_seed(&rng, 12);
+    bb_graph *g = bb_graph_create();
+    int x = sg_input(g, "input", 4, (int64_t[]){1, 3, SIDE, SIDE});
+    x = conv(g, "first", x, WIDTH, 3, 3, 1, &rng);
+    x = sg_node(g, BB_OP_RELU, "relu", 1, &x);
+    sg_finish(g, conv(g, "second", x, WIDTH, WIDTH, 3, 1, &rng));
+    return g;
+}
+
+/* Only a layer before a depthwise one is scaled: there, a channel has weights of its own. */
+static void test_equalizing_is_for_depthwise_layers(void **state) {
+    for (int depthwise = 0; depthwise < 2; depthwise++) {
+        bb_graph *g = depthwise ? small_network() : two_plain_layers();
+        bb_quantize_options o;
+        bb_quantization q;
+        bool changed;
+        pixel_options(&o);
+        assert_int_equal(bb_quantize_open(&q, g, &o, NULL), BB_STATUS_OK);
+        q.calibration = calibrate;
+        q.user = &o;
+        q.count = 8;
+        assert_int_equal(bb_quantize_equalize(&q, &changed, NULL), BB_STATUS_OK);
+        assert_int_equal(changed, depthwise);
+        bb_quantize_close(&q);
+        bb_graph_destroy(g);
+    }
+}
+
+/* Exporters often leave height and width open; with sizes given the model is the same. */
+static void test_open_sizes_can_be_given(void **state) {
+    bb_graph *g = small_network(), *open = small_network();
+    bb_value *in = &open->values[open->inputs[0]];
+    in->dims[0] = in->dims[2] = in->dims[3] = -1;
+    bb_quantize_options o;
+    bb_model *model = NULL, *same = NULL;
+    bb_error err;
+    pixel_options(&o);
+    o.effort = BB_EFFORT_FAST;
+    assert_int_equal(bb_quantize(open, &o, calibrate, &o, 4, &model, NULL, &err),
+                     BB_STATUS_INVALID_ARGUMENT);
+    assert_non_null(strstr(err.message, "input 'input' has an open size on axis 2"));
+    o.input_dims[2] = o.input_dims[3] = SIDE;
+    assert_int_equal(bb_quantize(open, &o, calibrate, &o, 4, &model, NULL, &err), BB_STATUS_OK);
+    assert_int_equal(bb_quantize(g, &o, calibrate, &o, 4, &same, NULL, &err), BB_STATUS_OK);
+    assert_same_bytes(model, same);
+    bb_model_destroy(model);
+    bb_model_destroy(same);
+    bb_graph_destroy(g);
+    bb_graph_destroy(open);
+}
+
+static void test_weights_that_are_not_finite_are_refused(void **state) {
+    bb_graph *g = small_network();
+    const bb_node *n = &g->nodes[0];
+    bb_quantize_options o;
+    bb_model *model;
+    bb_error err;
+    pixel_options(&o);
+    ((float *)(uintptr_t)g->values[n->in[1]].data)[5] = NAN;
+    assert_int_equal(bb_quantize(g, &o, calibrate, &o, 4, &model, NULL, &err),
+                     BB_STATUS_INVALID_ARGUMENT);
+    assert_non_null(strstr(err.message, "node 'stem': constant 'k'"));
+    bb_graph_destroy(g);
+}
+
 static void test_wrong_wishes_are_refused(void **state) {
     static const bb_bits w9a4 = {9, 4};
     static const bb_layer_bits unknown = {"head*", {4, 4}};
@@ -391,12 +499,17 @@ static void test_wrong_wishes_are_refused(void **state) {
     assert_int_equal(bb_import_quantized(g, &o, &model, &err), BB_STATUS_INVALID_ARGUMENT);
     assert_non_null(strstr(err.message, "bb_quantize_options"));
     pixel_options(&o);
-    float *bias = (float *)(uintptr_t)g->values[g->nodes[0].in[2]].data, before = bias[0];
-    bias[0] = INFINITY;
+    float *weights = (float *)(uintptr_t)g->values[g->nodes[0].in[1]].data, before[27];
+    float *bias = (float *)(uintptr_t)g->values[g->nodes[0].in[2]].data, bias_before = bias[0];
+    memcpy(before, weights, sizeof(before));
+    for (int i = 0; i < 27; i++)
+        weights[i] = 1e36f;
+    bias[0] = FLT_MAX; /* finite, but not with what is added where that is positive */
     assert_int_equal(bb_quantize(g, &o, calibrate, &o, 4, &model, NULL, &err),
                      BB_STATUS_INVALID_ARGUMENT);
     assert_non_null(strstr(err.message, "is not finite for calibration image 0"));
-    bias[0] = before;
+    memcpy(weights, before, sizeof(before));
+    bias[0] = bias_before;
     o.progress = cancel_at_five;
     o.progress_user = &calls;
     assert_int_equal(bb_quantize(g, &o, calibrate, &o, 4, &model, NULL, &err), BB_STATUS_CANCELLED);
@@ -412,6 +525,10 @@ int main(void) {
         cmocka_unit_test(test_best_effort_says_what_it_kept),
         cmocka_unit_test(test_threads_give_the_same_file),
         cmocka_unit_test(test_plan_says_what_every_layer_gets),
+        cmocka_unit_test(test_first_and_last_layer_keep_their_bits),
+        cmocka_unit_test(test_equalizing_is_for_depthwise_layers),
+        cmocka_unit_test(test_open_sizes_can_be_given),
+        cmocka_unit_test(test_weights_that_are_not_finite_are_refused),
         cmocka_unit_test(test_wrong_wishes_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

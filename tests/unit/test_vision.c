@@ -290,6 +290,8 @@ static void test_paired_comparison(void **state) {
     assert_true(fabs(bb_paired_error(&counts) - 100 * sqrt(2.0 / 3 / 4)) < 1e-9);
     bb_paired_add(&counts, 5, 4, 5);
     assert_true(fabs(bb_paired_difference(&counts) - 20) < 1e-9);
+    /* 0, -1, +1, 0, +1: mean 1/5, variance (3 - 1/5)/4 */
+    assert_true(fabs(bb_paired_error(&counts) - 100 * sqrt((3 - 0.2) / 4 / 5)) < 1e-9);
 }
 
 /* Share of dark pixels in a rectangle, in percent. */
