@@ -1,8 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/** @file codes_avx2.c  Channel sums of pixels, four at a time; windows of short rows. */
+/** @file codes_avx2.c  Channel sums of pixels, four at a time; windows of short rows; the kind of
+ *  processor. */
 #include "kernels/x86/avx2.h"
 
 #if BB_ARCH_X86_64
+
+bool bb_saturating_adds_avx2(void) {
+    static _Atomic int known; /* 0: not asked yet; 1: plain; 2: saturating */
+    int kind = known;
+
+    if (kind == 0)
+        known = kind = bb_cpu_detect() & BB_CPU_AVX_VNNI ? 2 : 1;
+    return kind == 2;
+}
 
 /** The n <= 31 first bytes of 32. */
 BB_AVX2 static inline __m256i first_bytes(int32_t n) {

@@ -266,22 +266,13 @@ BB_AVX2 static void single_pair(loop_args *args) {
     single(args, true);
 }
 
-/**
- * Zen 5 shuffles on two pipes and adds with saturation on the other two: 1.9 pairs of them a cycle
- * where plain additions, which go anywhere, get 1.7 with vpshufb. On Zen 3 it is 1.5 to 1.7; there
- * is no difference on Intel cores. AVX-VNNI tells Zen 5 from its predecessors.
- */
 static loop_fn loop_for(bool one, bool pairs) {
-    static _Atomic int known; /* 0: not asked yet; 1: plain; 2: saturating */
     static const loop_fn loops[2][2] = {{loop_plane, loop_pair},
                                         {loop_plane_saturating, loop_pair_saturating}};
-    int kind = known;
 
     if (one)
         return pairs ? single_pair : single_plane;
-    if (kind == 0)
-        known = kind = bb_cpu_detect() & BB_CPU_AVX_VNNI ? 2 : 1;
-    return loops[kind - 1][pairs];
+    return loops[bb_saturating_adds_avx2()][pairs];
 }
 
 /** acc[0..15] of one vector of 16-bit sums: (acc or start) + (sums << shift). */
