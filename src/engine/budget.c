@@ -11,7 +11,7 @@
 
 enum { LEAST_BUDGET = 4 << 20 };
 /* Whoever asks for one or two bits wants little memory. */
-static const double times_planes = 4, times_planes_low = 2.5;
+static const double times_planes = 4, times_planes_low = 3.0;
 /* A kernel is not exchanged for one that takes more than this many times as long. */
 static const double worst_slowdown = 4.0;
 

@@ -81,7 +81,9 @@ static bool supports(const bb_conv_desc *desc) {
 #define TABLE_OF(p) "vmovdqu64 (%%" p ",%%rax), %%zmm28\n\t"
 #define LOAD(offset, w) "vmovdqa64 " offset "(%%rdx), %%zmm" w "\n\t"
 #define LOOK(index, dst) "vpermb %%zmm28, %%zmm" index ", %%zmm" dst "\n\t"
-#define ADD(src, dst) "vpaddb %%zmm" src ", %%zmm" dst ", %%zmm" dst "\n\t"
+/* Byte sums never pass 255. Saturating additions keep off the pipes of vpermb, plain ones do not.
+ */
+#define ADD(src, dst) "vpaddusb %%zmm" src ", %%zmm" dst ", %%zmm" dst "\n\t"
 #define RESUME(offset, a) "vmovdqu64 " offset "(%%rcx), %%zmm" a "\n\t"
 #define STORE(offset, a) "vmovdqu64 %%zmm" a ", " offset "(%%rcx)\n\t"
 
@@ -180,6 +182,20 @@ BB_VBMI static void loop_planes_twos(const loop_args *args) {
            LOAD("0", "24"), PLANES_SETS, "64", PLANES_FOLDS, PLANES_SUMS(STORE));
 }
 
+/* Tiles of a single pixel, the last ones of 7x7 and 13x13 images. */
+#define PLANES_SUM(move) move("0", "6") move("64", "12")
+
+BB_VBMI static void loop_planes_1(const loop_args *args) {
+    CHUNKED(BB_ASM_POINTERS, PLANES_SUM(RESUME), LOAD("0", "24"), PLANE_SET("r8", "0"),
+            PLANE_ADD("r8", "0"), "64", PLANE_FOLD("0", "6", "12"), PLANES_SUM(STORE));
+}
+
+BB_VBMI static void loop_planes_twos_1(const loop_args *args) {
+    PAIRED(BB_ASM_POINTERS, PLANES_SUM(RESUME), LOAD("0", "24") LOAD("64", "25"),
+           PLANE_TWO("r8", "6", "12"), LOAD("0", "24"), PLANE_SET("r8", "0"), "64",
+           PLANE_FOLD("0", "6", "12"), PLANES_SUM(STORE));
+}
+
 /* Duos: planes of two blocks, four pixels; bytes in 0-7, S in 8-15, H in 16-23. Eight look-ups for
  * six loads, where one block alone is bound by its seven loads for six look-ups. */
 #define DUO_LOAD(offset, a, b) LOAD(offset, a) "vmovdqa64 " offset "(%%rdx,%%r12), %%zmm" b "\n\t"
@@ -226,6 +242,20 @@ BB_VBMI static void loop_duos_twos(const loop_args *args) {
            DUO_LOAD("0", "24", "25"), DUO_SETS, "64", DUO_FOLDS, DUO_SUMS(STORE));
 }
 
+#define DUO_SUM(move) move("0", "8") move("64", "16") move("768", "9") move("832", "17")
+
+BB_VBMI static void loop_duos_1(const loop_args *args) {
+    CHUNKED(POINTERS4, DUO_SUM(RESUME), DUO_LOAD("0", "24", "25"), DUO_SET("r8", "0", "1"),
+            DUO_ADD("r8", "0", "1"), "64", PLANE_FOLD("0", "8", "16") PLANE_FOLD("1", "9", "17"),
+            DUO_SUM(STORE));
+}
+
+BB_VBMI static void loop_duos_twos_1(const loop_args *args) {
+    PAIRED(POINTERS4, DUO_SUM(RESUME), DUO_LOAD("0", "24", "25") DUO_LOAD("64", "26", "27"),
+           DUO_TWO("r8", "8", "16", "9", "17"), DUO_LOAD("0", "24", "25"), DUO_SET("r8", "0", "1"),
+           "64", PLANE_FOLD("0", "8", "16") PLANE_FOLD("1", "9", "17"), DUO_SUM(STORE));
+}
+
 #define PAIRS_SETS                                                                                 \
     PAIR_SET("r8", "0", "1")                                                                       \
     PAIR_SET("r9", "2", "3")                                                                       \
@@ -259,6 +289,21 @@ BB_VBMI static void loop_pairs_twos(const loop_args *args) {
            PAIR_TWO("r8", "12", "13") PAIR_TWO("r9", "14", "15") PAIR_TWO("r10", "16", "17")
                PAIR_TWO("r11", "18", "19") PAIR_TWO("r12", "20", "21") PAIR_TWO("r13", "22", "23"),
            LOAD("0", "24") LOAD("64", "25"), PAIRS_SETS, "128", PAIRS_FOLDS, PAIRS_SUMS(STORE));
+}
+
+#define PAIRS_SUM(move) move("0", "12") move("64", "13")
+
+BB_VBMI static void loop_pairs_1(const loop_args *args) {
+    CHUNKED(BB_ASM_POINTERS, PAIRS_SUM(RESUME), LOAD("0", "24") LOAD("64", "25"),
+            PAIR_SET("r8", "0", "1"), PAIR_ADD("r8", "0", "1"), "128",
+            PAIR_FOLD("0", "12") PAIR_FOLD("1", "13"), PAIRS_SUM(STORE));
+}
+
+BB_VBMI static void loop_pairs_twos_1(const loop_args *args) {
+    PAIRED(BB_ASM_POINTERS, PAIRS_SUM(RESUME),
+           LOAD("0", "24") LOAD("64", "25") LOAD("128", "26") LOAD("192", "1"),
+           PAIR_TWO("r8", "12", "13"), LOAD("0", "24") LOAD("64", "25"), PAIR_SET("r8", "0", "1"),
+           "128", PAIR_FOLD("0", "12") PAIR_FOLD("1", "13"), PAIRS_SUM(STORE));
 }
 
 static const uint8_t pair_factors[64] = {
@@ -309,15 +354,15 @@ static void flush(sweep *s) {
 }
 
 /** Chunks of two groups are taken as such; only pieces of long segments come as chunk lists. */
-static void loop(const bb_conv_route *route, const loop_args *args) {
-    const bool twos = !args->chunks;
+static void loop(const bb_tile_job *job, const loop_args *args) {
+    static void (*const loops[3][2][2])(const loop_args *args) = {
+        {{loop_planes, loop_planes_1}, {loop_planes_twos, loop_planes_twos_1}},
+        {{loop_duos, loop_duos_1}, {loop_duos_twos, loop_duos_twos_1}},
+        {{loop_pairs, loop_pairs_1}, {loop_pairs_twos, loop_pairs_twos_1}},
+    };
+    const int kind = job->route->variant == PAIRS ? 2 : job->route->pixels == DUO ? 1 : 0;
 
-    if (route->variant == PAIRS)
-        (twos ? loop_pairs_twos : loop_pairs)(args);
-    else if (route->pixels == DUO)
-        (twos ? loop_duos_twos : loop_duos)(args);
-    else
-        (twos ? loop_planes_twos : loop_planes)(args);
+    loops[kind][!args->chunks][job->n_pixels == 1](args);
 }
 
 /** Groups that 16-bit sums hold. */
@@ -339,7 +384,7 @@ static void add_groups(sweep *s, int32_t groups) {
     for (int32_t b = 0; b < s->job->n_blocks; b += route->pixels == DUO ? 2 : 1) {
         s->args.weights = s->job->weights + (size_t)b * route->block_bytes + s->offset;
         s->args.sums = w->sums[b];
-        loop(route, &s->args);
+        loop(s->job, &s->args);
         s->args.next += (ptrdiff_t)groups * (TABLE / 2);
     }
     s->filled += groups;
