@@ -361,12 +361,13 @@ def print_tensor(model, run, tensor):
 
 
 def main(arguments):
-    if len(arguments) != 1:
+    if len(arguments) != 1 or arguments[0].startswith("-"):
         sys.stderr.write(__doc__)
         return 2
     sys.stdout.reconfigure(encoding="utf-8")
-    with open(arguments[0], "rb") as f:
-        model = bbm_reader.read(f.read())
+    model = bbm_reader.open_model(arguments[0])[0]
+    if not model:
+        return 1
     for profile in model["profiles"]:
         run = Run(model, profile)
         run.run()

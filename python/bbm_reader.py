@@ -400,22 +400,29 @@ def summary(model, size, out):
         out("  %-16s %s%s" % (KINDS[node["kind"]], node["name"], shape))
 
 
+def open_model(path):
+    """The model in a file and the file's size; (None, 0) after a message where there is none."""
+    try:
+        with open(path, "rb") as f:
+            data = f.read()
+        return read(data), len(data)
+    except (BadFile, OSError, UnicodeDecodeError) as e:
+        sys.stderr.write("%s: %s\n" % (path, getattr(e, "strerror", None) or e))
+        return None, 0
+
+
 def main(arguments):
-    if not arguments or arguments[:-1] not in ([], ["--dump"]):
+    if not arguments or arguments[:-1] not in ([], ["--dump"]) or arguments[-1].startswith("-"):
         sys.stderr.write(__doc__)
         return 2
     sys.stdout.reconfigure(encoding="utf-8")
-    try:
-        with open(arguments[-1], "rb") as f:
-            data = f.read()
-        model = read(data)
-    except (BadFile, OSError, UnicodeDecodeError) as e:
-        sys.stderr.write("%s: %s\n" % (arguments[-1], e))
+    model, size = open_model(arguments[-1])
+    if not model:
         return 1
     if len(arguments) == 2:
         dump(model, print)
     else:
-        summary(model, len(data), print)
+        summary(model, size, print)
     return 0
 
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Checks what the documents say about the software: that links and named files exist, that make
-targets, verbs and options are real, that the man page names every option, and one version.
+targets, verbs and options are real, that the man page names every option, that version and
+accuracies are the same everywhere.
   check-docs.py BITBRANCH"""
 import pathlib
 import re
@@ -117,6 +118,36 @@ def check_man_page(options):
             yield f"{verb} has no option {option}"
 
 
+def table_rows(text, first):
+    """Cells of the rows of the table whose heading row begins with these cells."""
+    lines = text.splitlines()
+    for i, line in enumerate(lines):
+        if line.startswith("| " + " | ".join(first)):
+            head = [c.strip() for c in line.strip("|").split("|")]
+            for row in lines[i + 2:]:
+                if not row.startswith("|"):
+                    return
+                yield dict(zip(head, (c.strip() for c in row.strip("|").split("|"))))
+
+
+def check_accuracy():
+    """The accuracies and sizes of README.md are those of docs/results.md, rounded."""
+    results = {(r["network"], r["bits"]): r
+               for r in table_rows((ROOT / "docs/results.md").read_text(), ["network", "bits", "top-1 %"])}
+    rows = list(table_rows((ROOT / "README.md").read_text(), ["network", "float32", "w8a8"]))
+    if not rows or not results:
+        yield "README.md, docs/results.md: no table of accuracies"
+    for row in rows:
+        name = re.sub(r" \(.*\)| 1\.0|-", "", row.pop("network")).lower()
+        row.pop("float32")
+        for bits, cell in row.items():
+            top, size = re.fullmatch(r"([\d.]+) \(([\d.]+) MB\)", cell).groups()
+            result = results[name, bits]
+            if abs(float(top) - float(result["top-1 %"])) > 0.0501 or size != result["MB"]:
+                yield (f"README.md: {name} {bits}: {cell}, docs/results.md has "
+                       f"{result['top-1 %']} and {result['MB']} MB")
+
+
 def check_version():
     """One version: of the build, of the header and of the man page."""
     version = re.search(r"version: '([\d.]+)'", (ROOT / "meson.build").read_text())[1]
@@ -139,6 +170,7 @@ def main():
             errors += [f"{path.relative_to(ROOT)}: {e}" for e in found]
     errors += [f"docs/bitbranch.1: {e}" for e in check_man_page(options)]
     errors += check_version()
+    errors += check_accuracy()
     print("\n".join(errors) or f"{len(documents())} documents, {len(options)} verbs: all as they say")
     return 1 if errors else 0
 

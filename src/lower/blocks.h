@@ -20,6 +20,10 @@ bool bb_match_activation(bb_graph *graph, int value, bb_activation *act, int nod
  *  hostile files in bounds. */
 enum { BB_MAX_VIEW = 1 << 26, BB_MAX_GRAPH_NODES = 1 << 16 };
 bb_status bb_lower_check_size(const bb_graph *graph, bb_error *err);
+/** Dims of the model's tensor for a value: N, H, W, C of an image and N, C of a vector, all open
+ * (-1) but for the channels. UNSUPPORTED where it is neither or its channels are not known. */
+bb_status bb_lower_tensor_dims(const bb_graph *graph, const bb_value *value, int64_t dims[4],
+                               bb_error *err);
 
 /** True for operators that only move elements (Reshape, Transpose, Slice, Gather, ...). */
 bool bb_is_movement(bb_op op);

@@ -133,13 +133,8 @@ static bb_status grow_array(void **array, size_t *cap, size_t n, size_t size, bb
 
 static bb_status add_tensor(bb_lowering *l, bb_tensor_source source, const char *suffix, int *out) {
     const bb_value *v = value_of(l, source.value);
-    if ((v->rank != 2 && v->rank != 4) || v->dims[1] <= 0)
-        return bb_fail(l->err, BB_STATUS_UNSUPPORTED,
-                       "%s: value '%s' is neither an image nor a vector of known channels",
-                       l->graph->name, v->name);
-    int64_t dims[4] = {-1, -1, -1, v->dims[1]};
-    if (v->rank == 2)
-        dims[1] = v->dims[1];
+    int64_t dims[4];
+    BB_TRY(bb_lower_tensor_dims(l->graph, v, dims, l->err));
     const char *name = bb_arena_printf(l->model->arena, "%s%s", v->name, suffix);
     void *sources = l->sources;
     BB_TRY(grow_array(&sources, &l->cap_sources, l->model->n_tensors, sizeof(*l->sources), l->err));

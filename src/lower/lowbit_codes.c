@@ -66,13 +66,8 @@ bb_status bb_lb_float_root(bb_lowbit *l, int value, int tensor) {
 bb_status bb_lb_tensor(bb_lowbit *l, int value, const char *suffix, const bb_uniform *grid,
                        int *tensor) {
     const bb_value *v = &l->graph->values[value];
-    if ((v->rank != 2 && v->rank != 4) || v->dims[1] <= 0)
-        return bb_fail(l->err, BB_STATUS_UNSUPPORTED,
-                       "%s: value '%s' is neither an image nor a vector of known channels",
-                       l->graph->name, v->name);
-    int64_t dims[4] = {-1, -1, -1, v->dims[1]};
-    if (v->rank == 2)
-        dims[1] = v->dims[1];
+    int64_t dims[4];
+    BB_TRY(bb_lower_tensor_dims(l->graph, v, dims, l->err));
     const char *name = bb_arena_printf(l->model->arena, "%s%s", v->name, suffix);
     *tensor = name ? bb_model_add_tensor(l->model, name, grid ? BB_TENSOR_CODE : BB_TENSOR_FLOAT,
                                          v->rank, dims)

@@ -138,6 +138,17 @@ int bb_view_flat_order(const bb_graph *graph, const bb_view *view, int value) {
     return nhwc ? 2 : nchw ? 1 : 0;
 }
 
+bb_status bb_lower_tensor_dims(const bb_graph *graph, const bb_value *value, int64_t dims[4],
+                               bb_error *err) {
+    if ((value->rank != 2 && value->rank != 4) || value->dims[1] <= 0)
+        return bb_fail(err, BB_STATUS_UNSUPPORTED,
+                       "%s: value '%s' is neither an image nor a vector of known channels",
+                       graph->name, value->name);
+    for (int i = 0; i < 4; i++)
+        dims[i] = i == value->rank - 1 ? value->dims[1] : -1;
+    return BB_STATUS_OK;
+}
+
 bb_status bb_lower_check_size(const bb_graph *graph, bb_error *err) {
     if (graph->n_nodes <= BB_MAX_GRAPH_NODES)
         return BB_STATUS_OK;

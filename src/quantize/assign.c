@@ -8,7 +8,7 @@
 /* Codes of a product: |Z1| < 2^31 (model.h) holds for 2 x 8 bits only. */
 enum { MUL_BITS = 8, INPUT_BITS = 8 };
 
-static bool preserves_codes(const bb_block *block) {
+bool bb_quantize_passes_codes(const bb_block *block) {
     switch (block->kind) {
     case BB_BLOCK_MAX_POOL:
     case BB_BLOCK_CONCAT:
@@ -155,7 +155,7 @@ static int find_root(int *parent, int v) {
 static void join_values(const bb_quantization *q, int *parent) {
     for (size_t b = 0; b < q->plan.n; b++) {
         const bb_block *block = &q->plan.blocks[b];
-        for (int i = 0; i < block->n_in && preserves_codes(block); i++)
+        for (int i = 0; i < block->n_in && bb_quantize_passes_codes(block); i++)
             parent[find_root(parent, block->in[i])] = find_root(parent, block->output);
     }
 }
@@ -182,7 +182,7 @@ static void note_clips(bb_quantization *q) {
     for (size_t b = 0; b < q->plan.n; b++) {
         const bb_block *block = &q->plan.blocks[b];
         bb_value_class *c = &q->classes[q->class_of[block->output]];
-        if (preserves_codes(block))
+        if (bb_quantize_passes_codes(block))
             continue;
         bool clips = block->activation.kind == BB_ACTIVATION_CLIP;
         c->lo = fminf(c->lo, clips ? fminf(block->activation.lo, 0.0f) : -INFINITY);
@@ -276,7 +276,7 @@ static bb_status collect_wishes(bb_quantization *q, bool late, bb_error *err) {
     uint8_t bits[BB_QUANTIZE_MAX_PROFILES];
     for (size_t b = 0; b < q->plan.n; b++) {
         const bb_block *block = &q->plan.blocks[b];
-        if (preserves_codes(block) != late)
+        if (bb_quantize_passes_codes(block) != late)
             continue;
         for (int i = 0; i < block->n_in; i++) {
             uint8_t grid = 0;

@@ -93,6 +93,8 @@ bb_status bb_quantize_assign(bb_quantization *q, bb_error *err);
 static inline bb_bits bb_quantize_bits(const bb_quantization *q, size_t block, size_t profile) {
     return q->bits[block * q->n_profiles + profile];
 }
+/** True where the block's output holds codes of its inputs, so all share one grid. */
+bool bb_quantize_passes_codes(const bb_block *block);
 /** Elements of a value for one image. */
 size_t bb_quantize_elements(const bb_quantization *q, int value);
 /** True for the input of raw pixels, whose mean and std go into the first layer. */

@@ -19,24 +19,11 @@ typedef struct simulation {
 
 /* ---- running the block's graph --------------------------------------------------------------- */
 
-static bool passes_codes(const simulation *s) {
-    switch (s->b->kind) {
-    case BB_BLOCK_MAX_POOL:
-    case BB_BLOCK_CONCAT:
-    case BB_BLOCK_CHANNELS:
-    case BB_BLOCK_RESHAPE:
-    case BB_BLOCK_RESIZE:
-        return true;
-    default:
-        return false;
-    }
-}
-
 static void load_inputs(const simulation *s, size_t image, float *scratch) {
     const bb_block_quant *quant = &s->q->profiles[s->profile].blocks[s->block];
     int n = s->b->kind == BB_BLOCK_CONV ? 1 : s->b->n_in;
     for (int i = 0; i < n; i++) {
-        if (passes_codes(s))
+        if (bb_quantize_passes_codes(s->b))
             bb_store_read_codes(s->q, s->profile, s->b->in[i], s->grid, image, scratch);
         else
             bb_store_read(s->q, s->profile, s->b->in[i], quant->in_grid[i], image, scratch);
@@ -139,7 +126,7 @@ static void image_task(void *user, size_t image, size_t worker) {
         s->status[image] = bb_executor_output(ex, 0, &output, NULL);
     if (s->status[image] != BB_STATUS_OK)
         return;
-    if (passes_codes(s)) {
+    if (bb_quantize_passes_codes(s->b)) {
         bb_store_write_codes(s->q, s->profile, s->b->output, s->grid, image, output.data);
         return;
     }
@@ -222,7 +209,7 @@ static bb_status run_all(simulation *s, bb_error *err) {
     BB_TRY(make_graph(s, err));
     BB_TRY(bb_runners_create(&s->runners, s->graph, NULL, 0, s->q->threads, err));
     BB_TRY(allocate(s, err));
-    for (s->grid = 0; s->grid == 0 || (passes_codes(s) && s->grid < n); s->grid++)
+    for (s->grid = 0; s->grid == 0 || (bb_quantize_passes_codes(s->b) && s->grid < n); s->grid++)
         BB_TRY(run_images(s, err));
     return BB_STATUS_OK;
 }

@@ -11,6 +11,9 @@ trap 'rm -rf "$dir"' EXIT
 "$python" -B "$interpreter" "$dir/sample.bbm" >"$dir/python.txt"
 cmp "$dir/c.txt" "$dir/python.txt"
 test "$(grep -c ': ' "$dir/c.txt")" -ge 36
+# What is no model is refused in one line.
+if "$python" -B "$interpreter" "$dir/c.txt" 2>"$dir/refused.txt"; then exit 1; fi
+test "$(cat "$dir/refused.txt")" = "$dir/c.txt: not a .bbm file"
 # A truncated file computes what the whole one computes at that profile.
 "$dump" --truncated "$dir/small.bbm"
 "$run" "$dir/small.bbm" >"$dir/small.txt"
