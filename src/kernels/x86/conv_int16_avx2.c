@@ -101,7 +101,7 @@ static double cost(const bb_conv_desc *desc) {
     const double tiles = (double)desc->out_height * desc->out_width / route.pixels;
     const double blocks =
         (double)desc->groups * ((desc->out_channels / desc->groups + BLOCK - 1) / BLOCK);
-    const double step = route.pixels == 1 ? 2.2 : 7;
+    const double step = route.pixels == 1 ? 2.5 : 7;
 
     return tiles * (blocks * (route.segments * (double)route.steps * step + 10) + 60);
 }

@@ -6,6 +6,8 @@
  * vpmaddubsw adds two products: at most 2*A*w in magnitude for A = 2^M-1 and the largest weight w.
  * 16-bit lanes therefore hold T = floor(32767 / (2*A*w)) steps of four activations exactly; then
  * they are widened (vpmaddwd with ones) into an int32 tile in L1 (madd_avx2.h).
+ * Fully connected layers, which wait for weights and not for products, take codes of more bits in
+ * two nibbles, u = lo + 16*hi, each with sums of its own: so bytes hold what needs words elsewhere.
  * Two forms of weights: *direct*, b + o itself, where it fits and T stays long; *halved*,
  * v' = floor((b+o)/2) with b+o = 2v' + parity, parity constant per channel, so that
  * acc = 2*sum(u v') + parity*sum(u). The halved form doubles T and fits one more bit.
@@ -24,12 +26,13 @@ enum {
     STEP = 64, /**< packed bytes of one step of four activations */
     DIRECT = 0,
     HALVED = 1,
-    DIRECT_MIN = 32, /**< the direct form is taken down to this T: the fold is then under 5 % */
-    CHUNK_MIN = 4    /**< below, widening every step in registers is faster */
+    DIRECT_MIN = 32,  /**< the direct form is taken down to this T: the fold is then under 5 % */
+    CHUNK_MIN = 4,    /**< below, widening every step in registers is faster */
+    NIBBLES_BELOW = 8 /**< a fully connected layer of shorter schedules takes codes in nibbles */
 };
 
-static int32_t exact_steps(const bb_conv_desc *desc, int32_t weight) {
-    const int32_t pair = 2 * ((1 << desc->activation_bits) - 1) * (weight > 0 ? weight : 1);
+static int32_t exact_steps(uint32_t bits, int32_t weight) {
+    const int32_t pair = 2 * ((1 << bits) - 1) * (weight > 0 ? weight : 1);
 
     return pair > 32767 ? 0 : 32767 / pair;
 }
@@ -38,8 +41,13 @@ static int32_t halved_max(const bb_conv_desc *desc) {
     return (desc->max_weight + 1) / 2;
 }
 
+static bool is_single(const bb_conv_desc *desc) {
+    return desc->out_height * desc->out_width == 1;
+}
+
 static bool supports(const bb_conv_desc *desc) {
-    return desc->max_weight <= 255 && exact_steps(desc, halved_max(desc)) > 0;
+    return desc->max_weight <= 255 &&
+           (is_single(desc) || exact_steps(desc->activation_bits, halved_max(desc)) > 0);
 }
 
 #define FIRST_16(fold) BB_MADD_EXPAND(BB_MADD_STEP_FIRST, "vpmaddubsw", fold, BB_MADD_ROWS)
@@ -123,37 +131,75 @@ static void prepare(const bb_conv_route *route, void *work) {
     bb_madd_make_plan(route, held_steps(route), work);
 }
 
+/** The four codes at `codes` in every lane. */
+BB_AVX2 static inline __m256i four_codes(const uint8_t *codes) {
+    int32_t four;
+
+    memcpy(&four, codes, 4);
+    return _mm256_set1_epi32(four);
+}
+
+/** Adds the products of some steps, few enough for 16-bit sums. */
+BB_AVX2 static inline void add_part(const uint8_t *codes, const __m256i *w, int32_t steps,
+                                    __m256i sum[2]) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256i a0 = _mm256_setzero_si256(), a1 = a0;
+
+    for (int32_t i = 0; i < steps; i++, codes += 4, w += 2) {
+        const __m256i u = four_codes(codes);
+
+        a0 = _mm256_add_epi16(a0, _mm256_maddubs_epi16(u, w[0]));
+        a1 = _mm256_add_epi16(a1, _mm256_maddubs_epi16(u, w[1]));
+    }
+    sum[0] = _mm256_add_epi32(sum[0], _mm256_madd_epi16(a0, ones));
+    sum[1] = _mm256_add_epi32(sum[1], _mm256_madd_epi16(a1, ones));
+}
+
+/** As add_part for both nibbles of the codes, so that weights are read once. */
+BB_AVX2 __attribute__((always_inline)) static inline void
+add_nibbles(const uint8_t *low, const uint8_t *high, const __m256i *w, int32_t steps,
+            __m256i sum[2]) {
+    const __m256i factors = _mm256_set1_epi16(16), ones = _mm256_set1_epi16(1);
+    __m256i a0 = _mm256_setzero_si256(), a1 = a0, b0 = a0, b1 = a0;
+
+#pragma GCC unroll 8
+    for (int32_t i = 0; i < steps; i++, low += 4, high += 4, w += 2) {
+        const __m256i u = four_codes(low), v = four_codes(high);
+        __m256i w0 = w[0], w1 = w[1];
+
+        __asm__("" : "+x"(w0), "+x"(w1)); /* loaded once: gcc makes them memory operands twice */
+        a0 = _mm256_add_epi16(a0, _mm256_maddubs_epi16(u, w0));
+        a1 = _mm256_add_epi16(a1, _mm256_maddubs_epi16(u, w1));
+        b0 = _mm256_add_epi16(b0, _mm256_maddubs_epi16(v, w0));
+        b1 = _mm256_add_epi16(b1, _mm256_maddubs_epi16(v, w1));
+    }
+    a0 = _mm256_add_epi32(_mm256_madd_epi16(a0, ones), _mm256_madd_epi16(b0, factors));
+    a1 = _mm256_add_epi32(_mm256_madd_epi16(a1, ones), _mm256_madd_epi16(b1, factors));
+    sum[0] = _mm256_add_epi32(sum[0], a0);
+    sum[1] = _mm256_add_epi32(sum[1], a1);
+}
+
 /** One pixel (fully connected) and block: two row vectors, widened every `schedule` steps. */
 BB_AVX2 static void single(const bb_tile_job *job, int32_t block) {
     const bb_conv_route *route = job->route;
-    const __m256i ones = _mm256_set1_epi16(1);
     const __m256i *w = (const void *)(job->weights + (size_t)block * route->block_bytes);
     int32_t *acc = job->acc + (ptrdiff_t)block * BLOCK;
-    __m256i sum0 = _mm256_setzero_si256(), sum1 = sum0;
+    __m256i sum[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
 
-    for (int32_t s = 0; s < route->segments; s++) {
-        const uint8_t *codes = job->ptr[s];
+    for (int32_t s = 0; s < route->segments; s++)
+        for (int32_t i = 0, n; i < route->steps; i += n, w += 2 * n) {
+            const uint8_t *codes = job->ptr[s] + (ptrdiff_t)i * 4;
 
-        for (int32_t i = 0; i < route->steps;) {
-            const int32_t left = route->steps - i;
-            const int32_t end = i + (left < route->schedule ? left : route->schedule);
-            __m256i a0 = _mm256_setzero_si256(), a1 = a0;
-
-            for (; i < end; i++, codes += 4, w += 2) {
-                int32_t four;
-                __m256i u;
-
-                memcpy(&four, codes, 4);
-                u = _mm256_set1_epi32(four);
-                a0 = _mm256_add_epi16(a0, _mm256_maddubs_epi16(u, w[0]));
-                a1 = _mm256_add_epi16(a1, _mm256_maddubs_epi16(u, w[1]));
-            }
-            sum0 = _mm256_add_epi32(sum0, _mm256_madd_epi16(a0, ones));
-            sum1 = _mm256_add_epi32(sum1, _mm256_madd_epi16(a1, ones));
+            n = route->steps - i < route->schedule ? route->steps - i : route->schedule;
+            if (route->parts == 2 && n == 8) /* unrolled: 13 -> 15 products a cycle at w8a8 */
+                add_nibbles(codes, codes + job->part_bytes, w, 8, sum);
+            else if (route->parts == 2)
+                add_nibbles(codes, codes + job->part_bytes, w, n, sum);
+            else
+                add_part(codes, w, n, sum);
         }
-    }
-    _mm256_storeu_si256((void *)acc, sum0);
-    _mm256_storeu_si256((void *)(acc + 8), sum1);
+    _mm256_storeu_si256((void *)acc, sum[0]);
+    _mm256_storeu_si256((void *)(acc + 8), sum[1]);
 }
 
 static void block_single(const bb_tile_job *job) {
@@ -170,14 +216,35 @@ BB_AVX2 static void transform(const bb_conv_desc *desc, const uint8_t *codes, in
         bb_sum_pixels_avx2(desc, codes, n, sums);
 }
 
+/** The codes' low nibbles and, a part further on, their high ones. */
+BB_AVX2 static void split(const bb_conv_desc *desc, const uint8_t *codes, int32_t n, uint8_t *dst,
+                          size_t part_bytes, int32_t *sums) {
+    const size_t total = (size_t)n * (size_t)desc->in_channels;
+    const __m256i nibble = _mm256_set1_epi8(15);
+
+    for (size_t i = 0; i < total; i += 32) {
+        const __m256i u = _mm256_loadu_si256((const void *)(codes + i));
+        const __m256i high = _mm256_and_si256(_mm256_srli_epi16(u, 4), nibble);
+
+        _mm256_storeu_si256((void *)(dst + i), _mm256_and_si256(u, nibble));
+        _mm256_storeu_si256((void *)(dst + part_bytes + i), high);
+    }
+    if (sums)
+        bb_sum_pixels_avx2(desc, codes, n, sums);
+}
+
 static bb_conv_route route_of(const bb_conv_desc *desc) {
-    const bool one = desc->out_height * desc->out_width == 1;
-    const int32_t direct = desc->max_weight <= 127 ? exact_steps(desc, desc->max_weight) : 0;
+    const bool one = is_single(desc);
+    const bool nibbles =
+        one && exact_steps(desc->activation_bits, halved_max(desc)) < NIBBLES_BELOW;
+    const uint32_t bits = nibbles ? 4 : desc->activation_bits;
+    const int32_t direct = desc->max_weight <= 127 ? exact_steps(bits, desc->max_weight) : 0;
     bb_conv_route route = {
         .pixels = one ? 1 : 6,
         .block_channels = BLOCK,
         .group_bytes = (size_t)(desc->in_channels / desc->groups),
-        .transform = transform,
+        .parts = nibbles ? 2 : 1,
+        .transform = nibbles ? split : transform,
         .block = one ? block_single : block_tile,
         .joined = true,
         .prepare = prepare,
@@ -186,8 +253,8 @@ static bb_conv_route route_of(const bb_conv_desc *desc) {
 
     bb_route_segments(desc, &route);
     route.steps = (bb_segment_length(desc) + 3) / 4;
-    route.schedule = route.variant == DIRECT ? direct : exact_steps(desc, halved_max(desc));
-    route.in_place = route.variant == DIRECT;
+    route.schedule = route.variant == DIRECT ? direct : exact_steps(bits, halved_max(desc));
+    route.in_place = route.variant == DIRECT && !nibbles;
     route.wants_sums = route.variant == HALVED;
     route.block_bytes = ((size_t)route.segments * (size_t)route.steps + 1) * STEP;
     route.work_bytes = bb_madd_plan_bytes(&route, held_steps(&route));
@@ -197,11 +264,15 @@ static bb_conv_route route_of(const bb_conv_desc *desc) {
 /** Cycles: 50 products a cycle, fewer where the schedule is short, plus work per tile. */
 static double cost(const bb_conv_desc *desc) {
     const bb_conv_route route = route_of(desc);
-    const double tiles = (double)desc->out_height * desc->out_width / route.pixels;
+    const int32_t pixels = desc->out_height * desc->out_width;
+    const double tiles = (double)((pixels + route.pixels - 1) / route.pixels);
     const double blocks =
         (double)desc->groups * ((desc->out_channels / desc->groups + BLOCK - 1) / BLOCK);
     const double steps = (double)route.segments * route.steps;
-    const double step = route.pixels == 1 ? 2.2 : route.schedule < CHUNK_MIN ? 12.7 : 7;
+    const double step = route.parts == 2             ? 4.2
+                        : route.pixels == 1          ? 2.2
+                        : route.schedule < CHUNK_MIN ? 12.7
+                                                     : 7;
     const double folds = route.schedule < CHUNK_MIN ? 0 : steps / route.schedule;
 
     return tiles * (blocks * (steps * step + folds * 7 + 20) + 60);
