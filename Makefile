@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Thin front end: Meson does the building. `make help` lists the targets.
 BUILD ?= build
-PREFIX ?= /usr/local
 MESON_FLAGS ?=
 
 .PHONY: all help deps demo check check-all check-peers check-sanitize check-arm check-format \
@@ -16,7 +15,7 @@ deps: ## install what is missing (Debian packages)
 	@scripts/deps.sh
 
 $(BUILD)/build.ninja: | deps
-	meson setup $(BUILD) --prefix $(PREFIX) $(MESON_FLAGS)
+	meson setup $(BUILD) $(if $(PREFIX),--prefix $(PREFIX)) $(MESON_FLAGS)
 
 demo: all ## quantize, evaluate and time the example network at five bit widths
 	scripts/demo.sh $(BUILD)
@@ -72,7 +71,8 @@ check-sanitize: | deps ## the tests under AddressSanitizer and UBSan, in $(BUILD
 check-format: ## clang-format would change nothing
 	git ls-files '*.c' '*.h' | xargs clang-format --dry-run --Werror
 
-install: all ## install libraries, headers, command and man page under PREFIX
+install: all ## install libraries, headers, command and man page (PREFIX, /usr/local; DESTDIR)
+	$(if $(PREFIX),meson configure $(BUILD) --prefix $(PREFIX))
 	meson install -C $(BUILD)
 
 format: ## clang-format every source file in place

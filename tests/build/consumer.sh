@@ -1,6 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# examples/c builds against an installed library through pkg-config and names a picture's class.
+# The installed command starts; examples/c builds against the installed library through pkg-config
+# and names a picture's class.
 #   consumer.sh SOURCE BUILD BITBRANCH
 set -eu
 root=$1 build=$2 bitbranch=$3
@@ -9,6 +10,7 @@ data=/usr/share/datasets/fashion-mnist
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 DESTDIR=$work/root meson install -C "$build" --no-rebuild >"$work/install.txt"
+"$(find "$work/root" -name bitbranch -type f)" --version # finds its library where it lies
 PKG_CONFIG_PATH=$(dirname "$(find "$work/root" -name bitbranch.pc)")
 library=$(dirname "$(find "$work/root" -name libbitbranch.so)")
 export PKG_CONFIG_PATH PKG_CONFIG_SYSROOT_DIR="$work/root"
