@@ -58,6 +58,13 @@ def check_named_files(text, built):
             yield f"names {name}, which does not exist"
 
 
+def check_identifiers(text, sources):
+    """Names of the library are names in its code; bb_room_* stands for all that begin so."""
+    for name in set(re.findall(r"\b(?:bb|BB)_\w+", text)):
+        if not re.search(rf"\b{name}" + ("" if name.endswith("_") else r"\b"), sources):
+            yield f"names {name}, which is nowhere in the code"
+
+
 def check_make(text):
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     shell = "\n".join(body for kind, body in FENCE.findall(text) if kind == "sh")
@@ -162,10 +169,13 @@ def check_version():
 def main():
     options = options_of(sys.argv[1])
     built = set(built_programs())
+    sources = "\n".join(p.read_text() for d in ("include", "src", "tests")
+                        for p in (ROOT / d).rglob("*.[ch]"))
     errors = []
     for path in documents():
         text = path.read_text()
         for found in (check_links(path, text), check_named_files(text, built), check_make(text),
+                      check_identifiers(text, sources),
                       check_commands(text, options)):
             errors += [f"{path.relative_to(ROOT)}: {e}" for e in found]
     errors += [f"docs/bitbranch.1: {e}" for e in check_man_page(options)]

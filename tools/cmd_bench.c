@@ -180,8 +180,10 @@ static bb_status print_result(const cli_net *net, const bench_arguments *a, cons
                               cli_format format, bb_error *err) {
     if (format == CLI_JSON)
         return print_json(net, a, r, err);
-    if (a->layers && !net->is_float) {
+    if (a->layers) {
         print_layers(r, a, format);
+        if (format == CLI_CSV) /* one table a file */
+            return BB_STATUS_OK;
         putchar('\n');
     }
     cli_table table;
@@ -245,6 +247,9 @@ int cmd_bench(int argc, char **argv) {
         return EXIT_DONE;
     if (!cli_choice("bench", "--format", a.format, formats, &format))
         return EXIT_USAGE;
+    if (a.layers && net_is_onnx(args.positional[0]))
+        return cli_usage_error("bench", "--layers is for .bbm models, not '%s'",
+                               args.positional[0]);
     bb_error err = {0};
     cli_net net;
     bench_result result = {0};

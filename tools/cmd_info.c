@@ -285,6 +285,8 @@ int cmd_info(int argc, char **argv) {
     if (!cli_choice("info", "--format", a.format, (const char *[]){"table", "json", NULL}, &format))
         return EXIT_USAGE;
     const char *path = args.positional[0];
+    if (net_is_onnx(path) && (a.weight_bits || a.activation_bits || a.cpu))
+        return cli_usage_error("info", "-w, -a and --cpu are for .bbm models, not '%s'", path);
     bb_error err = {0};
     bb_status status = net_is_onnx(path) ? info_graph(path, &a, format == 1, &err)
                                          : info_model(path, &a, format == 1, &err);

@@ -42,6 +42,9 @@ bitbranch run small.bbm $data --limit 3 --out pictures >run.txt
 tail -n 1 run.txt
 head -c 8 pictures/classes.png | od -An -c | head -n 1
 status 0 bitbranch bench a.bbm --reps 3 --layers -o md >/dev/null
+bitbranch bench a.bbm --reps 1 --layers -o csv >layers.csv
+[ "$(awk -F, 'NF != 6' layers.csv | wc -l)" = 0 ]
+[ "$(wc -l <layers.csv)" -gt 5 ]
 bitbranch bench a.bbm --reps 2 --pause 1 --layers --tune -t 2 -o json >tuned.json
 grep -q '"measured_ms"' tuned.json
 bitbranch bench a.bbm --reps 2 --layers --tune | grep -q 'measured'

@@ -26,14 +26,14 @@ train --quiet # nothing left to do
 
 # A signal: exit code 1, a message, a checkpoint.
 bitbranch train small.json --set DATA=$data --quiet --out stopped 2>stopped.txt & child=$!
-while [ ! -e stopped/checkpoint.bin ]; do sleep 0.05; done
+while [ ! -e stopped/checkpoint.bin ]; do kill -0 $child; sleep 0.05; done
 kill -TERM $child
 status 1 wait $child
 cat stopped.txt
 train --quiet --out stopped >/dev/null
 
 bitbranch train small.json --set DATA=$data --quiet --out killed >/dev/null 2>&1 & child=$!
-while [ ! -e killed/checkpoint.bin ]; do sleep 0.05; done
+while [ ! -e killed/checkpoint.bin ]; do kill -0 $child; sleep 0.05; done
 kill -KILL $child
 status 137 wait $child 2>/dev/null
 train --quiet --out killed >/dev/null

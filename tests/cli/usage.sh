@@ -14,6 +14,8 @@ refuses 2 "from 1 to 8, not '9'" bitbranch info x.bbm -w 9
 refuses 2 "from 1 to 8, not 'two'" bitbranch info x.bbm -w two
 refuses 2 "needs a value" bitbranch info x.bbm -w
 refuses 2 "is one of table, json" bitbranch info x.bbm -o xml
+refuses 2 "for .bbm models, not 'x.onnx'" bitbranch info x.onnx -w 4
+refuses 2 "for .bbm models, not 'x.onnx'" bitbranch bench x.onnx --layers
 refuses 2 "of the form w4a4" bitbranch quantize x.onnx y.bbm --profiles w9a1
 refuses 2 "takes LAYER=wKaM" bitbranch quantize x.onnx y.bbm --bits conv1
 refuses 2 "not there yet" bitbranch quantize x.onnx y.bbm --budget size=1000
