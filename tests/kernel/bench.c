@@ -22,8 +22,8 @@ static const bench_shape usual[] = {
 
 static const struct {
     uint32_t m, k;
-} pairs[] = {{1, 1}, {1, 2}, {2, 1}, {2, 2}, {3, 3}, {4, 1}, {4, 2},
-             {4, 4}, {8, 1}, {8, 2}, {8, 4}, {6, 6}, {8, 8}};
+} pairs[] = {{1, 1}, {1, 2}, {1, 4}, {2, 1}, {2, 2}, {3, 3}, {4, 1},
+             {4, 2}, {4, 4}, {8, 1}, {8, 2}, {8, 4}, {6, 6}, {8, 8}};
 
 uint64_t bench_now_ns(void) {
     struct timespec t;
@@ -227,7 +227,7 @@ int bench_routes(void) {
         {"conv_lut_avx2", "look-up, two planes, T = 4", 4, 2, 86},
         {"conv_lut_avx2", "look-up, three planes", 3, 3, 56.6},
         {"conv_packed_avx2", "look-up, two pixels in a byte", 1, 1, 237},
-        {"conv_packed_avx2", "the same, two planes (role swap)", 1, 2, 185},
+        {"conv_swapped_avx2", "look-up, roles exchanged", 1, 2, 185},
         {"conv_int8_avx2", "bytes, 16-bit sums", 4, 4, 50},
         {"conv_pointwise_avx2", "bytes, 1x1", 4, 4, 50},
         {"conv_pointwise_avx2", "words, 1x1", 8, 8, 24.9},
