@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/** @file base.h  Errors, checked sizes, memory, arenas, byte buffers, files. */
+/** @file base.h  Errors, checked sizes, memory, arenas, byte buffers, text, files. */
 #ifndef BB_BASE_H
 #define BB_BASE_H
 
@@ -85,6 +85,12 @@ typedef struct bb_buffer {
 void bb_buffer_append(bb_buffer *buf, const void *data, size_t size);
 void bb_buffer_printf(bb_buffer *buf, const char *fmt, ...) BB_PRINTF(2, 3);
 void bb_buffer_free(bb_buffer *buf);
+
+/* ---- text --------------------------------------------------------------------------------- */
+
+/** Bytes in front that are well-formed UTF-8 (RFC 3629). */
+size_t bb_utf8_prefix(const char *text);
+bool bb_utf8_valid(const char *text);
 
 /* ---- files -------------------------------------------------------------------------------- */
 

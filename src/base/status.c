@@ -36,11 +36,14 @@ const char *bb_status_string(bb_status status) {
     return "unknown status";
 }
 
-/* One line on a terminal: names come from untrusted files, so control bytes become '?'. */
+/* One line of UTF-8 on a terminal: names come from untrusted files and may have been cut at the
+ * message's end, so control bytes and what is no UTF-8 become '?'. */
 static void make_printable(char *text) {
-    for (; *text; text++)
-        if ((unsigned char)*text < 0x20 || *text == 0x7f)
-            *text = '?';
+    for (char *c = text; *c; c++)
+        if ((unsigned char)*c < 0x20 || *c == 0x7f)
+            *c = '?';
+    for (text += bb_utf8_prefix(text); *text; text += bb_utf8_prefix(text))
+        *text++ = '?';
 }
 
 bb_status bb_fail(bb_error *err, bb_status status, const char *fmt, ...) {

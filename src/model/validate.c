@@ -12,40 +12,15 @@ static bb_status fail_node(const bb_model_node *node, bb_error *err, const char 
     return bb_fail(err, BB_STATUS_BAD_FILE, "node '%s': %s", node->name, what);
 }
 
-/* Length of one well-formed UTF-8 sequence (RFC 3629), 0 if there is none. */
-static size_t utf8_length(const unsigned char *s) {
-    unsigned char c = s[0];
-    size_t n = c < 0x80 ? 1 : c >= 0xc2 && c < 0xe0 ? 2 : c >= 0xe0 && c < 0xf0 ? 3 : 4;
-    if ((c >= 0x80 && c < 0xc2) || c > 0xf4)
-        return 0;
-    for (size_t i = 1; i < n; i++)
-        if ((s[i] & 0xc0) != 0x80)
-            return 0;
-    bool overlong = (c == 0xe0 && s[1] < 0xa0) || (c == 0xf0 && s[1] < 0x90);
-    bool surrogate = c == 0xed && s[1] >= 0xa0, beyond = c == 0xf4 && s[1] >= 0x90;
-    return overlong || surrogate || beyond ? 0 : n;
-}
-
-static bool utf8_valid(const char *text) {
-    const unsigned char *s = (const unsigned char *)text;
-    while (*s) {
-        size_t n = utf8_length(s);
-        if (n == 0)
-            return false;
-        s += n;
-    }
-    return true;
-}
-
 static bb_status check_name(const char *name, const char *what, size_t index, bb_error *err) {
-    if (!name || strlen(name) > BB_MAX_NAME || !utf8_valid(name))
+    if (!name || strlen(name) > BB_MAX_NAME || !bb_utf8_valid(name))
         return bb_fail(err, BB_STATUS_BAD_FILE,
                        "%s %zu: its name is missing, too long or not UTF-8", what, index);
     return BB_STATUS_OK;
 }
 
 static bb_status check_text(const char *text, const char *what, bb_error *err) {
-    if (text && !utf8_valid(text))
+    if (text && !bb_utf8_valid(text))
         return bb_fail(err, BB_STATUS_BAD_FILE, "the %s are not UTF-8", what);
     return BB_STATUS_OK;
 }
@@ -231,7 +206,7 @@ static bb_status check_float(const bb_model_node *node, int64_t cin, int64_t cou
         return fail_node(node, err, "wrong number of inputs");
     if (isnan(node->alpha) || isnan(node->beta))
         return fail_node(node, err, "a parameter that is not a number");
-    if (node->reason && (!utf8_valid(node->reason) || strlen(node->reason) > BB_MAX_NAME))
+    if (node->reason && (!bb_utf8_valid(node->reason) || strlen(node->reason) > BB_MAX_NAME))
         return fail_node(node, err, "its reason is too long or not UTF-8");
     return check_float_tables(node, cin, cout, err);
 }

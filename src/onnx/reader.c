@@ -67,6 +67,8 @@ static bb_status input_type(bb_onnx_reader *r, const Onnx__ValueInfoProto *info,
 static bb_status add_name(bb_onnx_reader *r, names *table, const char *name, int value) {
     if (value < 0)
         return bb_fail_memory(r->err, name);
+    if (!bb_utf8_valid(name))
+        return bb_fail(r->err, BB_STATUS_BAD_FILE, "the name of tensor '%s' is not UTF-8", name);
     table->entries[table->n++] = (name_entry){r->graph->values[value].name, value};
     return BB_STATUS_OK;
 }
@@ -342,6 +344,8 @@ static bb_status read_contrib(bb_onnx_reader *r, const Onnx__NodeProto *n, const
 }
 
 static bb_status read_node(bb_onnx_reader *r, const Onnx__NodeProto *n, const names *table) {
+    if (!bb_utf8_valid(node_name(n)))
+        return node_fail(r, n, BB_STATUS_BAD_FILE, "its name is not UTF-8");
     if (bb_onnx_is_contrib(n->domain, n->op_type))
         return read_contrib(r, n, table);
     if (is_onnx_domain(n->domain) && n->op_type && strcmp(n->op_type, "Constant") == 0)

@@ -58,6 +58,9 @@ bb_status bb_config_read_labels(const bb_config *config, char **labels, bb_error
     bb_file_close(&file);
     if (text.failed)
         status = bb_fail_memory(err, path);
+    if (status == BB_STATUS_OK && !bb_utf8_valid(text.data))
+        status = bb_fail(err, BB_STATUS_BAD_FILE, "%s: class names are UTF-8; byte %zu is not",
+                         path, bb_utf8_prefix(text.data) + 1);
     if (status == BB_STATUS_OK) {
         const char *first = text.data;
         for (size_t i = 0; i < config->drop_first && *first; i++)

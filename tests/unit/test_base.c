@@ -41,6 +41,29 @@ static void test_errors_are_one_printable_line(void **state) {
     bb_error_prefix(&err, BB_STATUS_BAD_FILE, "%s", longtext);
     assert_int_equal(strlen(err.message), BB_ERROR_MESSAGE_SIZE - 1);
     assert_int_equal(bb_fail(NULL, BB_STATUS_IO, "x"), BB_STATUS_IO);
+    bb_fail(&err, BB_STATUS_IO, "%s", "b\xc3\xa4r \xe9 \xf0\x9f\x98");
+    assert_string_equal(err.message, "b\xc3\xa4r ? ???");
+    assert_true(bb_utf8_valid(err.message));
+    for (size_t i = 0; i + 2 < sizeof(longtext); i += 2)
+        memcpy(longtext + i, "\xc3\xa4", 2); /* the message ends in the middle of one */
+    bb_fail(&err, BB_STATUS_IO, "%s", longtext);
+    assert_true(bb_utf8_valid(err.message));
+}
+
+static void test_utf8(void **state) {
+    static const char *const good[] = {"", "a", "\xc3\xa4", "\xe3\x83\x8d", "\xf4\x8f\xbf\xbf"};
+    static const char *const bad[] = {"\x80",
+                                      "\xc0\x80",
+                                      "\xc3",
+                                      "\xe0\x80\x80",
+                                      "\xed\xa0\x80",
+                                      "\xf4\x90\x80\x80",
+                                      "\xf8\x88\x80\x80\x80"};
+    for (size_t i = 0; i < BB_COUNT(good); i++)
+        assert_int_equal(bb_utf8_prefix(good[i]), strlen(good[i]));
+    for (size_t i = 0; i < BB_COUNT(bad); i++)
+        assert_false(bb_utf8_valid(bad[i]));
+    assert_int_equal(bb_utf8_prefix("ab\xc3\xa4\xff"), 4);
 }
 
 static void test_arena_gives_zeroed_aligned_memory(void **state) {
@@ -288,6 +311,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sizes_are_checked),
         cmocka_unit_test(test_errors_are_one_printable_line),
+        cmocka_unit_test(test_utf8),
         cmocka_unit_test(test_arena_gives_zeroed_aligned_memory),
         cmocka_unit_test(test_allocation_failure_is_injected),
         cmocka_unit_test(test_output_is_atomic),

@@ -220,6 +220,10 @@ static void test_labels_skip_what_the_scores_skip(void **state) {
     assert_int_equal(bb_config_load(path, &config, &err), BB_STATUS_OK);
     assert_int_equal(bb_config_read_labels(config, &labels, &err), BB_STATUS_IO);
     assert_non_null(strstr(err.message, "l.txt"));
+    assert_int_equal(bb_file_write(bb_config_labels_file(config), "none\ncaf\xe9\n", 10, &err),
+                     BB_STATUS_OK);
+    assert_int_equal(bb_config_read_labels(config, &labels, &err), BB_STATUS_BAD_FILE);
+    assert_non_null(strstr(err.message, "l.txt: class names are UTF-8; byte 9 is not"));
     assert_int_equal(bb_file_write(bb_config_labels_file(config), "none\na\nb\n", 9, &err),
                      BB_STATUS_OK);
     assert_int_equal(bb_config_read_labels(config, &labels, &err), BB_STATUS_OK);

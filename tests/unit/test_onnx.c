@@ -409,6 +409,9 @@ static void test_bad_graphs(void **state) {
     onnx_node(&g, NULL, "Abs", "x", "y", NULL);
     assert_refused(&g, 13, BB_STATUS_BAD_FILE, "'y' is defined twice");
     g = one_node("Relu", "x", NULL, DIMS(2));
+    onnx_node(&g, NULL, "Relu", "x", "caf\xe9", NULL);
+    assert_refused(&g, 13, BB_STATUS_BAD_FILE, "the name of tensor 'caf?' is not UTF-8");
+    g = one_node("Relu", "x", NULL, DIMS(2));
     onnx_end(&g, 12, "nowhere", ONNX_F32, NULL, 0);
     assert_refused(&g, 13, BB_STATUS_BAD_FILE, "'nowhere'");
     g = (bb_buffer){0};
