@@ -593,8 +593,13 @@ static double cost(const bb_conv_desc *desc) {
     const double blocks = (double)desc->groups * ((desc->out_channels / desc->groups + 63) / 64);
     const double steps = (double)route.segments * route.steps;
     const double input = (double)desc->in_height * desc->in_width * desc->in_channels;
-    const double step = route.pixels == DUO ? 4.4 : route.variant == PLANES ? 5.2 : 8.2;
-    const double fold = (route.pixels == DUO       ? 4.0
+    const bool single = pixels == 1; /* waits for weights */
+    const double step = single                    ? (route.variant == PLANES ? 1.2 : 2.4)
+                        : route.pixels == DUO     ? 4.4
+                        : route.variant == PLANES ? 5.2
+                                                  : 8.2;
+    const double fold = (single                    ? 1.5
+                         : route.pixels == DUO     ? 4.0
                          : route.variant == PLANES ? 6.0
                                                    : 8.0) /
                         route.schedule;

@@ -459,7 +459,7 @@ static double cost(const bb_conv_desc *desc) {
     const double pieces = 1 + (double)PIXELS / desc->out_width;
     const double input = (double)desc->in_height * desc->in_width * desc->in_channels;
 
-    return tiles * (blocks_of(desc) * parts_of(desc) * (groups * 7.1 + 80) + groups * pieces * 2) +
+    return tiles * (blocks_of(desc) * parts_of(desc) * (groups * 7.7 + 80) + groups * pieces * 2) +
            0.4 * pixels * desc->out_channels + 0.15 * input;
 }
 
