@@ -457,12 +457,12 @@ static void gather_strip(walk *w, int32_t n_rows) {
     uint8_t *window = w->windows;
     const uint8_t **ptr = w->ptr;
 
-    for (int32_t y = 0; y < n_rows; y++)
-        for (size_t x = 0; x < (size_t)desc->out_width; x++, window += w->window_bytes) {
-            w->route->gather(w->rows + (size_t)y * (size_t)desc->kernel[0], desc->kernel[0],
-                             x * step, bytes, window);
+    for (int32_t y = 0; y < n_rows; y++) {
+        w->route->gather(w->rows + (size_t)y * (size_t)desc->kernel[0], desc->kernel[0], step,
+                         bytes, desc->out_width, window, w->window_bytes);
+        for (int32_t x = 0; x < desc->out_width; x++, window += w->window_bytes)
             *ptr++ = window;
-        }
+    }
     for (; (ptr - w->ptr) % w->route->pixels != 0; ptr++)
         *ptr = ptr[-1];
     if (w->route->wants_sums)

@@ -63,11 +63,12 @@ struct bb_conv_route {
      *  pixels. sums: [n][groups] or NULL. */
     void (*transform)(const bb_conv_desc *desc, const uint8_t *codes, int32_t n, uint8_t *dst,
                       size_t part_bytes, int32_t *sums);
-    /** Where bb_route_gathers: copies n_rows pieces of `bytes` <= BB_GATHER_BYTES, from rows[i] +
-     *  begin, one behind the other. May read and write as far as BB_GATHER_BYTES from the start of
-     *  each piece. The windows of a strip so become one segment each. */
-    void (*gather)(const uint8_t *const *rows, int32_t n_rows, size_t begin, size_t bytes,
-                   uint8_t *dst);
+    /** Where bb_route_gathers: the windows of n output pixels of one row, window_bytes apart. A
+     *  window is n_rows pieces of `bytes` <= BB_GATHER_BYTES one behind the other, those of pixel x
+     *  from rows[i] + x*step. May read and write as far as BB_GATHER_BYTES from the start of each
+     *  piece. The windows of a strip so become one segment each. */
+    void (*gather)(const uint8_t *const *rows, int32_t n_rows, size_t step, size_t bytes, int32_t n,
+                   uint8_t *dst, size_t window_bytes);
     /** Beside gather, where the route wants sums: of `length` bytes of each of n windows. */
     void (*sum_windows)(const uint8_t *windows, size_t step, int32_t length, int32_t n,
                         int32_t *sums);

@@ -45,8 +45,8 @@
  */
 bool bb_saturating_adds_avx2(void);
 /** bb_conv_route's gather. */
-void bb_gather_avx2(const uint8_t *const *rows, int32_t n_rows, size_t begin, size_t bytes,
-                    uint8_t *dst);
+void bb_gather_avx2(const uint8_t *const *rows, int32_t n_rows, size_t step, size_t bytes,
+                    int32_t n, uint8_t *dst, size_t window_bytes);
 /** bb_conv_route's sum_windows; reads up to 31 bytes behind the last one. */
 void bb_sum_windows_avx2(const uint8_t *windows, size_t step, int32_t length, int32_t n,
                          int32_t *sums);

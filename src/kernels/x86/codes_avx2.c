@@ -97,10 +97,32 @@ void bb_sum_pixels_avx2(const bb_conv_desc *desc, const uint8_t *codes, int32_t 
         bb_sum_windows_avx2(codes, (size_t)depth, depth, pixels, sums);
 }
 
-BB_AVX2 void bb_gather_avx2(const uint8_t *const *rows, int32_t n_rows, size_t begin, size_t bytes,
-                            uint8_t *dst) {
-    for (int32_t i = 0; i < n_rows; i++, dst += bytes)
-        _mm256_storeu_si256((void *)dst, _mm256_loadu_si256((const void *)(rows[i] + begin)));
+/** n_rows known at compile time keeps the pointers in registers. */
+BB_AVX2 __attribute__((always_inline)) static inline void
+gather_rows(const uint8_t *const *rows, int32_t n_rows, size_t step, size_t bytes, int32_t n,
+            uint8_t *dst, size_t window_bytes) {
+    const uint8_t *from[8];
+
+    for (int32_t i = 0; i < n_rows; i++)
+        from[i] = rows[i];
+    for (size_t x = 0; x < (size_t)n; x++, dst += window_bytes)
+        for (int32_t i = 0; i < n_rows; i++)
+            _mm256_storeu_si256((void *)(dst + (size_t)i * bytes),
+                                _mm256_loadu_si256((const void *)(from[i] + x * step)));
+}
+
+BB_AVX2 void bb_gather_avx2(const uint8_t *const *rows, int32_t n_rows, size_t step, size_t bytes,
+                            int32_t n, uint8_t *dst, size_t window_bytes) {
+    if (n_rows == 7) {
+        gather_rows(rows, 7, step, bytes, n, dst, window_bytes);
+    } else if (n_rows == 3) {
+        gather_rows(rows, 3, step, bytes, n, dst, window_bytes);
+    } else {
+        for (size_t x = 0; x < (size_t)n; x++)
+            for (int32_t i = 0; i < n_rows; i++)
+                _mm256_storeu_si256((void *)(dst + x * window_bytes + (size_t)i * bytes),
+                                    _mm256_loadu_si256((const void *)(rows[i] + x * step)));
+    }
 }
 
 #endif

@@ -179,6 +179,51 @@ BB_VNNI static void block_single(const bb_tile_job *job) {
     _mm512_storeu_si512(job->acc + 48, a3);
 }
 
+/** Eight partial sums of a window's bytes; `tail` masks those of its last 64. */
+BB_VNNI static inline __m512i sum_window(const uint8_t *codes, int32_t length, __mmask64 tail) {
+    const __m512i zero = _mm512_setzero_si512();
+    __m512i sum = zero;
+
+    for (; length > 64; length -= 64, codes += 64)
+        sum = _mm512_add_epi64(sum, _mm512_sad_epu8(_mm512_loadu_si512(codes), zero));
+    return _mm512_add_epi64(sum, _mm512_sad_epu8(_mm512_maskz_loadu_epi8(tail, codes), zero));
+}
+
+/** Sums of two windows in the halves of each 64-bit lane; each total is below 2^31. */
+BB_VNNI static inline __m512i sum_two(const uint8_t *codes, size_t step, int32_t length,
+                                      __mmask64 tail) {
+    return _mm512_add_epi64(sum_window(codes, length, tail),
+                            _mm512_slli_epi64(sum_window(codes + step, length, tail), 32));
+}
+
+/** Neighbouring lanes added: those of a in the even lanes, those of b in the odd ones. */
+BB_VNNI static inline __m512i add_lanes(__m512i a, __m512i b) {
+    return _mm512_add_epi64(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+}
+
+/** Quarters added in pairs: those of a, then those of b. */
+BB_VNNI static inline __m512i add_quarters(__m512i a, __m512i b) {
+    return _mm512_add_epi64(_mm512_shuffle_i64x2(a, b, 0x88), _mm512_shuffle_i64x2(a, b, 0xdd));
+}
+
+/** bb_conv_route's sum_windows, eight at a time. */
+BB_VNNI static void sum_windows(const uint8_t *windows, size_t step, int32_t length, int32_t n,
+                                int32_t *sums) {
+    const __mmask64 tail = ~(__mmask64)0 >> ((64 - length % 64) % 64);
+    int32_t i = 0;
+
+    for (; i + 8 <= n; i += 8, windows += 8 * step) {
+        const __m512i a = add_lanes(sum_two(windows, step, length, tail),
+                                    sum_two(windows + 2 * step, step, length, tail));
+        const __m512i b = add_lanes(sum_two(windows + 4 * step, step, length, tail),
+                                    sum_two(windows + 6 * step, step, length, tail));
+        const __m512i ab = add_quarters(a, b);
+
+        _mm256_storeu_si256((void *)(sums + i), _mm512_castsi512_si256(add_quarters(ab, ab)));
+    }
+    bb_sum_windows_avx2(windows, step, length, n - i, sums + i);
+}
+
 BB_AVX2 static void transform(const bb_conv_desc *desc, const uint8_t *codes, int32_t n,
                               uint8_t *dst, size_t part_bytes, int32_t *sums) {
     (void)part_bytes;
@@ -205,7 +250,7 @@ static bb_conv_route route_of(const bb_conv_desc *desc) {
         .group_bytes = (size_t)(desc->in_channels / desc->groups),
         .transform = transform,
         .gather = bb_route_gathers(desc) ? bb_gather_avx2 : NULL,
-        .sum_windows = bb_sum_windows_avx2,
+        .sum_windows = sum_windows,
         .block = single ? block_single : block_tile,
         .variant = desc->max_weight <= 127 ? DIRECT : HALVED,
     };
