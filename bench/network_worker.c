@@ -3,7 +3,7 @@
  * One side of the whole-network benchmark: loads a .bbm and, for every number on standard input,
  * runs it that many times on made-up pixels and prints the mean seconds of a run.
  *
- *   bench_network_worker MODEL.bbm THREADS
+ *   bench_network_worker MODEL.bbm THREADS [BATCH]
  */
 #include "bench.h"
 #include "bitbranch/engine.h"
@@ -50,12 +50,13 @@ int main(int argc, char **argv) {
     bb_engine_options options;
     bb_tensor_desc desc;
     void *outputs[MAX_OUTPUTS];
-    if (argc != 3) {
-        fputs("usage: bench_network_worker MODEL.bbm THREADS\n", stderr);
+    if (argc != 3 && argc != 4) {
+        fputs("usage: bench_network_worker MODEL.bbm THREADS [BATCH]\n", stderr);
         return 2;
     }
     bb_engine_options_init(&options);
     options.threads = (size_t)atoi(argv[2]);
+    options.input_dims[0] = argc == 4 ? atoi(argv[3]) : 1;
     if (bb_model_load(argv[1], &model, &err) || bb_engine_create(model, &options, &engine, &err) ||
         bb_context_create(engine, &context, &err) || bb_engine_input(engine, 0, &desc, &err))
         return fail(&err);

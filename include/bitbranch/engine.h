@@ -33,8 +33,8 @@ typedef struct bb_engine_options {
      *  (milliseconds a layer) and the fastest is used, unless `kernel` says which. */
     int tune;
     /** Bytes that packed weights may take, as far as there are kernels that need so little; 0 =
-     *  2.5 times the bit planes of layers of one or two bits and 4 times those of the others, but
-     * at least 4 MiB. SIZE_MAX = no limit. */
+     *  3 times the bit planes of layers of one or two bits and 4 times those of the others, but at
+     *  least 4 MiB. SIZE_MAX = no limit. */
     size_t packed_limit;
 } bb_engine_options;
 BB_API void bb_engine_options_init(bb_engine_options *options);
@@ -128,7 +128,8 @@ typedef struct bb_tap_event {
     float scale;
     int32_t a0;
 } bb_tap_event;
-/** Called in the thread that runs the context, in the order of the nodes. */
+/** Called in the thread that runs the context, in the order of the nodes. A batch too large for the
+ *  caches is run in parts, each with its own events. */
 typedef void (*bb_tap_fn)(void *user, const bb_tap_event *event);
 /** fn NULL switches it off. With a tap set, runs are slower and use more memory, which is allocated
  *  here. */

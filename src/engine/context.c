@@ -127,7 +127,7 @@ static void run_nodes(bb_context *context) {
         const uint64_t start = context->timing ? bb_now_ns() : 0;
         engine->nodes[i].run(context, &engine->nodes[i]);
         if (context->timing)
-            context->node_ns[i] = bb_now_ns() - start;
+            context->node_ns[i] += bb_now_ns() - start;
         if (context->tap)
             tap_outputs(context, i);
     }
@@ -144,19 +144,58 @@ static bb_status check_pointers(const void *const *inputs, size_t n_inputs,
     return BB_STATUS_OK;
 }
 
+/* Of one part of a batch. */
+static size_t part_elements(const bb_context *context, int tensor) {
+    return context->engine->tensors[tensor].elements;
+}
+
+static size_t part_bytes(const bb_context *context, int tensor) {
+    return part_elements(context, tensor) * bb_element_size(context->engine->tensors[tensor].type);
+}
+
+static bb_status run_part(bb_context *context, size_t part, const void *const *inputs,
+                          void *const *outputs, bb_error *err) {
+    const bb_model *model = context->engine->model;
+    for (size_t i = 0; i < model->n_inputs; i++)
+        BB_TRY(bb_input_load(
+            context, model->inputs[i],
+            (const uint8_t *)inputs[i] + part * part_bytes(context, model->inputs[i]), err));
+    run_nodes(context);
+    for (size_t i = 0; i < model->n_outputs; i++)
+        bb_output_store(context, model->outputs[i],
+                        (uint8_t *)outputs[i] + part * part_bytes(context, model->outputs[i]));
+    return BB_STATUS_OK;
+}
+
+static void run_part_f32(bb_context *context, size_t part, const float *const *inputs,
+                         float *const *outputs) {
+    const bb_model *model = context->engine->model;
+    for (size_t i = 0; i < model->n_inputs; i++)
+        bb_input_load_f32(context, model->inputs[i],
+                          inputs[i] + part * part_elements(context, model->inputs[i]));
+    run_nodes(context);
+    for (size_t i = 0; i < model->n_outputs; i++)
+        bb_output_store_f32(context, model->outputs[i],
+                            outputs[i] + part * part_elements(context, model->outputs[i]));
+}
+
+static void forget_times(bb_context *context) {
+    if (context->timing)
+        memset(context->node_ns, 0, context->engine->model->n_nodes * sizeof(*context->node_ns));
+}
+
 bb_status bb_context_run(bb_context *context, const void *const *inputs, void *const *outputs,
                          bb_error *err) {
     const bb_model *model = context->engine->model;
+    bb_status status = BB_STATUS_OK;
     BB_TRY(check_pointers(inputs, model->n_inputs, (const void *const *)outputs, model->n_outputs,
                           err));
-    for (size_t i = 0; i < model->n_inputs; i++)
-        BB_TRY(bb_input_load(context, model->inputs[i], inputs[i], err));
+    forget_times(context);
     bb_pool_wake(context->pool);
-    run_nodes(context);
+    for (size_t part = 0; part < context->engine->parts && status == BB_STATUS_OK; part++)
+        status = run_part(context, part, inputs, outputs, err);
     bb_pool_rest(context->pool);
-    for (size_t i = 0; i < model->n_outputs; i++)
-        bb_output_store(context, model->outputs[i], outputs[i]);
-    return BB_STATUS_OK;
+    return status;
 }
 
 bb_status bb_context_run_f32(bb_context *context, const float *const *inputs, float *const *outputs,
@@ -164,12 +203,10 @@ bb_status bb_context_run_f32(bb_context *context, const float *const *inputs, fl
     const bb_model *model = context->engine->model;
     BB_TRY(check_pointers((const void *const *)inputs, model->n_inputs,
                           (const void *const *)outputs, model->n_outputs, err));
+    forget_times(context);
     bb_pool_wake(context->pool);
-    for (size_t i = 0; i < model->n_inputs; i++)
-        bb_input_load_f32(context, model->inputs[i], inputs[i]);
-    run_nodes(context);
-    for (size_t i = 0; i < model->n_outputs; i++)
-        bb_output_store_f32(context, model->outputs[i], outputs[i]);
+    for (size_t part = 0; part < context->engine->parts; part++)
+        run_part_f32(context, part, inputs, outputs);
     bb_pool_rest(context->pool);
     return BB_STATUS_OK;
 }

@@ -48,21 +48,78 @@ static bool is_passive(const bb_engine_options *options) {
     return options->passive || (wish && *wish && strcmp(wish, "0") != 0);
 }
 
-static bb_status bind_shapes(bb_engine *engine, const int32_t dims[4], bb_error *err) {
+static bb_status bind_shapes(const bb_engine *engine, const int32_t dims[4], bb_shapes *shapes,
+                             bb_error *err) {
     int32_t(*inputs)[4] = bb_calloc_array(engine->model->n_inputs, sizeof(*inputs));
     if (!inputs)
         return bb_fail_memory(err, "the input dimensions");
     memcpy(inputs[0], dims, sizeof(inputs[0]));
-    const bb_status status =
-        bb_model_bind(engine->model, (const int32_t(*)[4])inputs, &engine->shapes, err);
+    for (size_t i = 1; i < engine->model->n_inputs; i++)
+        inputs[i][DIM_N] = dims[DIM_N];
+    const bb_status status = bb_model_bind(engine->model, (const int32_t(*)[4])inputs, shapes, err);
     bb_free(inputs);
     return status;
+}
+
+/* ---- batches -----------------------------------------------------------------------------------
+ */
+
+/* Activations of the images that are run together, for each thread: the second-level cache, which
+ * all layers after the first would miss if more went through each layer. */
+enum { PART_BYTES = 1 << 20 };
+
+/* Images run together: as many as fit, and divide the batch. */
+static bb_status part_images(const bb_engine *engine, size_t profile, int32_t *images,
+                             bb_error *err) {
+    bb_memory_plan memory;
+    const int32_t all = *images;
+    BB_TRY(bb_model_plan_memory(engine->model, profile, &engine->shapes, &memory, err));
+    const size_t one = memory.total / (size_t)all;
+    bb_memory_plan_free(&memory);
+    while (*images > 1 &&
+           (all % *images != 0 || (size_t)*images * one > PART_BYTES * engine->threads))
+        --*images;
+    return BB_STATUS_OK;
+}
+
+/* True where every tensor of a part is that of the whole batch but for the number of images. */
+static bool is_part(const bb_model *model, const bb_shapes *whole, const bb_shapes *part,
+                    int32_t all, int32_t images) {
+    for (size_t t = 0; t < model->n_tensors; t++)
+        if (whole->dims[t][DIM_N] != all || part->dims[t][DIM_N] != images ||
+            memcmp(whole->dims[t] + 1, part->dims[t] + 1, 3 * sizeof(int32_t)) != 0)
+            return false;
+    return true;
+}
+
+/* Cuts a batch into parts where that is wanted and the model has an open batch. */
+static bb_status cut_batch(bb_engine *engine, const bb_engine_options *options, bb_error *err) {
+    const int32_t all = engine->shapes.dims[engine->model->inputs[0]][DIM_N];
+    int32_t images = all;
+    if (all == 1)
+        return BB_STATUS_OK;
+    BB_TRY(part_images(engine, options->profile, &images, err));
+    int32_t dims[4];
+    memcpy(dims, options->input_dims, sizeof(dims));
+    dims[DIM_N] = images;
+    bb_shapes part;
+    if (images == all || bind_shapes(engine, dims, &part, NULL) != BB_STATUS_OK)
+        return BB_STATUS_OK;
+    if (!is_part(engine->model, &engine->shapes, &part, all, images)) {
+        bb_shapes_free(&part);
+        return BB_STATUS_OK;
+    }
+    bb_shapes_free(&engine->shapes);
+    engine->shapes = part;
+    engine->parts = (size_t)(all / images);
+    return BB_STATUS_OK;
 }
 
 static bb_status build(bb_engine *engine, const bb_engine_options *options, bb_error *err) {
     BB_TRY(choose_cpu(engine, options->cpu, err));
     BB_TRY(choose_kernel(engine, options->kernel, err));
-    BB_TRY(bind_shapes(engine, options->input_dims, err));
+    BB_TRY(bind_shapes(engine, options->input_dims, &engine->shapes, err));
+    BB_TRY(cut_batch(engine, options, err));
     BB_TRY(bb_plan_tensors(engine, options->profile, err));
     BB_TRY(bb_plan_nodes(engine, err));
     return engine->wanted_kernel ? BB_STATUS_OK
@@ -102,6 +159,7 @@ bb_status bb_engine_create(const bb_model *model, const bb_engine_options *optio
     engine->model = model;
     engine->profile = &model->profiles[options->profile];
     engine->threads = options->threads ? options->threads : 1;
+    engine->parts = 1;
     engine->passive = is_passive(options);
     engine->tune = options->tune != 0;
     const bb_status status = build(engine, options, err);
@@ -131,9 +189,9 @@ size_t bb_engine_outputs(const bb_engine *engine) {
     return engine->model->n_outputs;
 }
 
-static void describe_dims(const bb_plan_tensor *t, int rank, bb_tensor_desc *desc) {
-    const int32_t vector[4] = {t->n, t->c, 1, 1}, nhwc[4] = {t->n, t->h, t->w, t->c},
-                  nchw[4] = {t->n, t->c, t->h, t->w};
+static void describe_dims(const bb_plan_tensor *t, int32_t n, int rank, bb_tensor_desc *desc) {
+    const int32_t vector[4] = {n, t->c, 1, 1}, nhwc[4] = {n, t->h, t->w, t->c},
+                  nchw[4] = {n, t->c, t->h, t->w};
     const bool floats = t->type == BB_ELEMENT_F32;
     desc->n_dims = (size_t)rank;
     desc->layout = rank == 2 ? BB_LAYOUT_NC : floats ? BB_LAYOUT_NCHW : BB_LAYOUT_NHWC;
@@ -148,12 +206,12 @@ static void describe(const bb_engine *engine, int tensor, bb_tensor_desc *desc) 
     *desc = (bb_tensor_desc){.name = engine->model->tensors[tensor].name,
                              .type = types[t->type],
                              .bits = t->bits,
-                             .bytes = t->elements * bb_element_size(t->type)};
+                             .bytes = engine->parts * t->elements * bb_element_size(t->type)};
     if (t->bits) {
         desc->scale = engine->profile->tensors[tensor].step;
         desc->a0 = engine->profile->tensors[tensor].a0;
     }
-    describe_dims(t, engine->model->tensors[tensor].rank, desc);
+    describe_dims(t, (int32_t)engine->parts * t->n, engine->model->tensors[tensor].rank, desc);
 }
 
 bb_status bb_engine_input(const bb_engine *engine, size_t i, bb_tensor_desc *desc, bb_error *err) {

@@ -109,6 +109,7 @@ struct bb_engine {
     char cpu_text[96];
     const char *wanted_kernel;
     size_t threads;
+    size_t parts; /**< a batch is run in so many; shapes and tensors are those of one */
     bool tune;
     bool passive; /**< workers sleep between layers */
     bb_shapes shapes;

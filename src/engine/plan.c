@@ -131,7 +131,7 @@ bb_status bb_plan_nodes(bb_engine *engine, bb_error *err) {
     for (size_t i = 0; i < model->n_nodes; i++) {
         bb_plan_node *plan = &engine->nodes[i];
         plan->node = &model->nodes[i];
-        plan->macs = bb_node_macs(model, plan->node, &engine->shapes);
+        plan->macs = engine->parts * bb_node_macs(model, plan->node, &engine->shapes);
         plan->n_out = plan->node->n_out;
         for (int k = 0; k < plan->n_out; k++)
             plan->out[k].tensor = plan->node->out[k];

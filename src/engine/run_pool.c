@@ -76,9 +76,9 @@ void bb_pool_max_row(const bb_pool_rows *pool, const uint8_t *first, size_t step
     const uint8_t *line = first;
     if (n > 1) {
         const bb_max_job rows = {.out = pool->line,
-                           .elements = (size_t)pool->width * channels,
-                           .count = 1,
-                           .type = pool->type};
+                                 .elements = (size_t)pool->width * channels,
+                                 .count = 1,
+                                 .type = pool->type};
         max_of(pool->kernels, &rows, first, step, n);
         line = pool->line;
     }

@@ -574,6 +574,63 @@ static void pools_in_convolutions_give_the_same(void **state) {
     bb_model_destroy(m);
 }
 
+/* The pooled model on `batch` images from the first one on, in codes and in floats. */
+static size_t run_batch(const bb_model *m, int32_t batch, size_t threads, const uint8_t *image,
+                        uint8_t *few, uint16_t *many, float *floats) {
+    enum { ONE = HALF_TALL * HALF_LONG * FILTERS };
+    bb_engine *engine;
+    bb_context *context;
+    bb_engine_options options;
+    bb_tensor_desc d;
+    bb_engine_options_init(&options);
+    options.threads = threads;
+    memcpy(options.input_dims, (int32_t[]){batch, TALL, LONG, COLOURS}, 4 * sizeof(int32_t));
+    assert_int_equal(bb_engine_create(m, &options, &engine, NULL), BB_STATUS_OK);
+    assert_int_equal(bb_context_create(engine, &context, NULL), BB_STATUS_OK);
+    assert_int_equal(bb_engine_output(engine, 1, &d, NULL), BB_STATUS_OK);
+    assert_int_equal(d.dims[0], batch);
+    assert_int_equal(d.bytes, batch * ONE * 2);
+    assert_int_equal(bb_context_run(context, (const void *[]){image}, (void *[]){few, many}, NULL),
+                     BB_STATUS_OK);
+    float *real = calloc((size_t)batch * TALL * LONG * COLOURS, sizeof(*real));
+    for (int32_t i = 0; i < batch * TALL * LONG * COLOURS; i++)
+        real[i] = (float)(i % 7) - 3;
+    assert_int_equal(bb_context_run_f32(context, (const float *[]){real},
+                                        (float *[]){floats, floats + batch * ONE}, NULL),
+                     BB_STATUS_OK);
+    const size_t parts = engine->parts;
+    free(real);
+    bb_context_destroy(context);
+    bb_engine_destroy(engine);
+    return parts;
+}
+
+static void large_batches_are_run_in_parts(void **state) {
+    (void)state;
+    enum { IMAGES = 6, ONE = HALF_TALL * HALF_LONG * FILTERS, PIXELS = TALL * LONG * COLOURS };
+    bb_model *m = pooled_model();
+    uint8_t *image = calloc(IMAGES, PIXELS);
+    uint8_t *few[2] = {calloc(IMAGES, ONE), calloc(IMAGES, ONE)};
+    uint16_t *many[2] = {calloc(IMAGES * 2, ONE), calloc(IMAGES * 2, ONE)};
+    float *floats[2] = {calloc((size_t)IMAGES * 8, ONE), calloc((size_t)IMAGES * 8, ONE)};
+    bb_rng rng;
+    bb_rng_seed(&rng, 8);
+    for (size_t i = 0; i < (size_t)IMAGES * PIXELS; i++)
+        image[i] = (uint8_t)bb_rng_below(&rng, 1 << IMAGE_BITS);
+    assert_int_equal(run_batch(m, IMAGES, 1, image, few[0], many[0], floats[0]), 3);
+    assert_int_equal(run_batch(m, IMAGES, 3, image, few[1], many[1], floats[1]), 1);
+    assert_memory_equal(few[0], few[1], IMAGES * ONE);
+    assert_memory_equal(many[0], many[1], IMAGES * ONE * 2);
+    assert_memory_equal(floats[0], floats[1], (size_t)IMAGES * ONE * 8);
+    for (int i = 0; i < 2; i++) {
+        free(few[i]);
+        free(many[i]);
+        free(floats[i]);
+    }
+    free(image);
+    bb_model_destroy(m);
+}
+
 static void timing_is_off_until_enabled(void **state) {
     fixture *f = *state;
     run(f);
@@ -735,6 +792,7 @@ int main(void) {
         TEST(wide_codes_and_floats_pass_the_boundary),
         TEST(taps_see_every_tensor),
         cmocka_unit_test(pools_in_convolutions_give_the_same),
+        cmocka_unit_test(large_batches_are_run_in_parts),
         TEST(timing_is_off_until_enabled),
         TEST(contexts_run_side_by_side),
         TEST(passive_threads_give_the_same),
