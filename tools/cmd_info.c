@@ -173,7 +173,7 @@ static bb_status info_model(const char *path, const info_arguments *a, bool json
         options.profile = profile;
         options.threads = a->threads;
         options.cpu = a->cpu;
-        status = bb_engine_create(model, &options, &engine, err);
+        status = cli_prefix(err, bb_engine_create(model, &options, &engine, err), path);
     }
     if (status == BB_STATUS_OK && json)
         status = model_json(model, &info, profile, engine, err);

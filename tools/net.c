@@ -180,7 +180,7 @@ static bb_status open_engine(const char *path, const net_options *options, cli_n
     if (status == BB_STATUS_OK)
         status = bb_engine_input(net->engine, 0, &input, err);
     if (status != BB_STATUS_OK)
-        return status;
+        return cli_prefix(err, status, path);
     net->pixels = takes_pixels(&input);
     return engine_outputs(net, err);
 }

@@ -44,7 +44,11 @@ while [ $i -lt 300 ]; do
     i=$((i + 1))
 done
 bitbranch run 'Bilder für Ünïcode/ネット.bbm' 'Bilder für Ünïcode'/*.pgm -k 1 | grep -c '\.pgm$'
-# An image that does not fit is named.
+# An image that does not fit is named, and a model that does not fit its config.
+sed 's/28/64/; s/"none"/"stretch"/' "${net%.onnx}.json" >large.json
+cp "$ROOT/examples/fashion-mnist/labels.txt" .
+refuses 1 "net.bbm: input 'image': height is fixed to 28, not 64" \
+    bitbranch bench net.bbm --config large.json
 mkdir large
 { printf 'P5\n30 30\n255\n'; head -c 900 /dev/zero; } >large/b.pgm
 refuses 1 "b.pgm: image is 30x30, the network takes 28x28" bitbranch run net.bbm large/b.pgm
@@ -53,7 +57,6 @@ grep -q "b.pgm: image is 30x30" stderr.txt
 
 # A config that leaves no class.
 sed 's/"argmax"/"argmax", "drop_first": 10/' "${net%.onnx}.json" >drop.json
-cp "$ROOT/examples/fashion-mnist/labels.txt" .
 refuses 1 "drop_first of the config leaves no class" bitbranch run net.bbm 'Bilder für Ünïcode/0.pgm' \
     --config drop.json
 
