@@ -45,6 +45,10 @@ static int finish(int code) {
 }
 
 int main(int argc, char **argv) {
+    static char help[] = "--help";
+    char *as_option[] = {argv[0], argc > 2 ? argv[2] : NULL, help, NULL};
+    if (argc == 3 && strcmp(argv[1], "help") == 0) /* help VERB: VERB --help */
+        argv = as_option;
     const char *verb = argc > 1 ? argv[1] : "";
     if (strcmp(verb, "--version") == 0) {
         printf("bitbranch %s\n", bb_version());

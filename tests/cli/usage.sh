@@ -4,6 +4,8 @@ bitbranch --version
 bitbranch --help | sed -n '1p'
 status 2 bitbranch 2>/dev/null
 refuses 2 "unknown verb 'fly'" bitbranch fly
+bitbranch help bench | sed -n '1p'
+refuses 2 "unknown verb 'fly'" bitbranch help fly
 for verb in info quantize run eval bench train truncate verify explain export; do
     bitbranch $verb --help | sed -n '1p'
     refuses 2 "unknown option '--no-such'" bitbranch $verb --no-such
