@@ -55,7 +55,7 @@ static inline int sg_floats(bb_graph *g, int rank, const int64_t *dims, const fl
 /* Normal numbers times scale. */
 static inline int sg_normal(bb_graph *g, int rank, const int64_t *dims, float scale, bb_rng *rng) {
     void *data;
-    size_t n;
+    size_t n = 0;
     int v = bb_graph_add_constant(g, "k", BB_DTYPE_F32, rank, dims, &data);
     assert_true(v >= 0 && bb_dims_product(dims, (size_t)rank, &n));
     for (size_t i = 0; i < n; i++)
