@@ -79,8 +79,8 @@ HEADER = ("| network | bits | top-1 % | float top-1 % | drop | s.e. | changed | 
 
 
 TRAINING_HEADER = (
-    "| config | stage | from | bits | epochs | network % | model % | against float | model kB | hours | threads |\n"
-    "|---|---|---|---|--:|--:|--:|--:|--:|--:|--:|")
+    "| config | stage | from | bits | epochs | network % | model % | against float | model kB | hours | threads | precision |\n"
+    "|---|---|---|---|--:|--:|--:|--:|--:|--:|--:|---|")
 
 
 def training_rows(folder):
@@ -98,7 +98,8 @@ def training_rows(folder):
                 size = f"{stage['model_bytes'] / 1e3:.1f}" if "model_bytes" in stage else ""
                 yield (f"| {name} | {stage['stage']} | {stage.get('from', 'new')} | {p['bits']} "
                        f"| {stage['epochs']} | {p['test_top1']:.2f} | {model} | {change} | {size} "
-                       f"| {stage['seconds'] / 3600:.2f} | {run['threads']} |")
+                       f"| {stage['seconds'] / 3600:.2f} | {run['threads']} "
+                       f"| {stage.get('precision', 'f32')} |")
 
 
 def write_table(lines, document, name="table"):

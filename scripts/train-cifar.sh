@@ -4,7 +4,7 @@
 #   CIFAR10_TRAIN=FOLDER CIFAR10_TEST=FOLDER scripts/train-cifar.sh BUILD [MINUTES] [CONFIG...]
 # FOLDERs are data sets as `bitbranch eval` reads them. The configs are trained side by side, each
 # with THREADS (1) threads: small networks gain little from more. THREADS must stay the same from
-# call to call. Results: build/train/NAME/results.json.
+# call to call. PRECISION (f32) is bf16 or f32, see docs/training.md. Results: build/train/NAME/results.json.
 set -eu
 cd "$(dirname "$0")/.."
 build=${1:?usage: train-cifar.sh BUILD [MINUTES] [CONFIG...]}
@@ -16,7 +16,7 @@ export CIFAR10_TRAIN CIFAR10_TEST OMP_WAIT_POLICY=passive
 
 jobs=
 for config in "$@"; do
-    nice -n 19 "$build/tools/bitbranch" train "$config" --threads "${THREADS:-1}" --max-minutes "$minutes" &
+    nice -n 19 "$build/tools/bitbranch" train "$config" --threads "${THREADS:-1}" --precision "${PRECISION:-f32}" --max-minutes "$minutes" &
     jobs="$jobs $!"
 done
 # An interruption is for all of them: each writes its checkpoint.
