@@ -98,7 +98,8 @@ static bb_conv_route route_of(const bb_conv_desc *desc) {
 
 static double cost(const bb_conv_desc *desc) {
     const bb_conv_route route = route_of(desc);
-    const double tiles = (double)desc->out_height * desc->out_width / route.pixels;
+    const int32_t pixels = desc->out_height * desc->out_width;
+    const double tiles = (double)((pixels + route.pixels - 1) / route.pixels);
     const double blocks =
         (double)desc->groups * ((desc->out_channels / desc->groups + BLOCK - 1) / BLOCK);
     const double step = route.pixels == 1 ? 2.5 : 7;

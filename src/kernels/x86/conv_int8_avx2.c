@@ -269,7 +269,7 @@ static double cost(const bb_conv_desc *desc) {
     const double blocks =
         (double)desc->groups * ((desc->out_channels / desc->groups + BLOCK - 1) / BLOCK);
     const double steps = (double)route.segments * route.steps;
-    const double step = route.parts == 2             ? 4.2
+    const double step = route.parts == 2             ? 3.3
                         : route.pixels == 1          ? 2.2
                         : route.schedule < CHUNK_MIN ? 12.7
                                                      : 7;

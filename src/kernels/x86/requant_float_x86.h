@@ -52,7 +52,8 @@ INLINE floats factor_of(const bb_requant_job *job, int with) {
 
 INLINE constants load_constants(const source *s, int32_t limit, floats factor, size_t c, int n,
                                 int with) {
-    constants k = {.limit = bytes_set(limit)};
+    constants k; /* what `with` does not ask for stays undefined: clearing it all takes longer */
+    k.limit = bytes_set(limit);
     for (int j = 0; j < n; j++, c += LANES) {
         k.mult[j] = float_multiply(float_load(s->mult + c), factor);
         k.low[j] = float_load(s->low + c);
@@ -193,16 +194,22 @@ static const float *repeated(float *room, const float *from, size_t n) {
     return room;
 }
 
+/* Of n and STEP, a power of two. */
+static size_t common_factor(size_t n) {
+    const size_t lowest = n & (0 - n);
+    return lowest < STEP ? lowest : STEP;
+}
+
 INLINE void dense(const bb_requant_tables *t, const bb_requant_job *job, bb_requant_fn exact,
                   int with) {
-    float room[4][DENSE_MAX + STEP + LANES];
+    _Alignas(64) float room[4][DENSE_MAX + STEP + LANES];
     const size_t n = (size_t)job->n_channels, all = (size_t)job->n_pixels * n;
-    const size_t turn = STEP % n;
+    const size_t period = n * STEP / common_factor(n); /* codes after which constants repeat */
     const floats one = float_set(1.0f);
     const view v = view_at(job, BB_ELEMENT_I32, 0);
     source from = source_at(t, job, (size_t)job->c0, with);
     constants k;
-    size_t i = 0, c = 0;
+    size_t c = 0, i = all - all % STEP;
     from.mult = repeated(room[0], from.mult, n);
     for (size_t at = 0; at < n + STEP; at += LANES)
         float_store(room[0] + at, float_multiply(float_load(room[0] + at), factor_of(job, with)));
@@ -211,15 +218,14 @@ INLINE void dense(const bb_requant_tables *t, const bb_requant_job *job, bb_requ
         from.high = repeated(room[2], from.high, n);
     if (with & WITH_Z2)
         from.mult2 = repeated(room[3], from.mult2, n);
-    k = load_constants(&from, t->limit, one, 0, VECTORS, with);
-    for (; i + STEP <= all; i += STEP) {
-        if (turn != 0)
-            k = load_constants(&from, t->limit, one, c, VECTORS, with);
-        if (!vectors_at(&v, &k, with, VECTORS, i, i, i, ALL_LANES))
-            decide(t, job, exact, i / n, (int32_t)(i % n), STEP);
-        c += turn;
-        c -= c >= n ? n : 0;
+    for (size_t first = 0; first < period && first < i; first += STEP) {
+        k = load_constants(&from, t->limit, one, c, VECTORS, with);
+        for (size_t at = first; at < i; at += period)
+            if (!vectors_at(&v, &k, with, VECTORS, at, at, at, ALL_LANES))
+                decide(t, job, exact, at / n, (int32_t)(at % n), STEP);
+        c = (c + STEP) % n;
     }
+    c = i % n;
     for (; i < all; i += LANES, c += LANES) { /* c stays below n + STEP - LANES */
         const size_t left = all - i < LANES ? all - i : LANES;
         k = load_constants(&from, t->limit, one, c, 1, with);
