@@ -115,7 +115,7 @@ def check_man_page(options):
             yield f"no section about {verb}"
             continue
         page = described[verb]
-        if "Takes the network options." in page:
+        if "Takes the network options." in page.replace("\n", " "):
             page += described["network"]
         page = re.sub(r"\\f.|[\"]", "", page)
         there = set(OPTION.findall(page)) - {"-h", "--help"}

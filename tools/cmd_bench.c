@@ -202,9 +202,11 @@ static bb_status print_result(const cli_net *net, const bench_arguments *a, cons
 }
 
 /* A large convolution left to the reference kernel on a machine with vector instructions is a
- * defect, unless the user asked for that. */
-static bb_status check_kernels(const cli_net *net, const bench_result *r, bb_error *err) {
-    if (net->is_float || *bb_engine_cpu(net->engine) == '\0' ||
+ * defect, unless this very command asked for a kernel. (BITBRANCH_KERNEL may have been forgotten.)
+ */
+static bb_status check_kernels(const cli_net *net, const bench_arguments *a, const bench_result *r,
+                               bb_error *err) {
+    if (net->is_float || a->net.kernel || *bb_engine_cpu(net->engine) == '\0' ||
         strcmp(bb_engine_cpu(net->engine), "ref") == 0)
         return BB_STATUS_OK;
     for (size_t i = 0; i < r->n_layers; i++) {
@@ -261,7 +263,7 @@ int cmd_bench(int argc, char **argv) {
     if (status == BB_STATUS_OK)
         status = print_result(&net, &a, &result, (cli_format)format, &err);
     if (status == BB_STATUS_OK)
-        status = check_kernels(&net, &result, &err);
+        status = check_kernels(&net, &a, &result, &err);
     free(result.layers);
     net_close(&net);
     return status == BB_STATUS_OK ? EXIT_DONE : cli_failed("bench", &err);

@@ -42,6 +42,12 @@ bitbranch run small.bbm $data --limit 3 --out pictures >run.txt
 tail -n 1 run.txt
 head -c 8 pictures/classes.png | od -An -c | head -n 1
 status 0 bitbranch bench a.bbm --reps 3 --layers -o md >/dev/null
+# On a machine with vector instructions it is a defect if nobody asked for the reference kernel.
+if ! bitbranch info a.bbm | grep -q 'processor *ref'; then
+    status 1 env BITBRANCH_KERNEL=conv_ref bitbranch bench a.bbm --reps 1 >/dev/null 2>stderr.txt
+    grep -q "ran on the reference kernel conv_ref" stderr.txt
+    status 0 bitbranch bench a.bbm --reps 1 --kernel conv_ref >/dev/null
+fi
 bitbranch bench a.bbm --reps 1 --layers -o csv >layers.csv
 [ "$(awk -F, 'NF != 6' layers.csv | wc -l)" = 0 ]
 [ "$(wc -l <layers.csv)" -gt 5 ]
