@@ -4,7 +4,7 @@ BUILD ?= build
 MESON_FLAGS ?=
 
 .PHONY: all help deps demo check check-all check-peers check-sanitize check-arm check-format \
-	bench bench-gemm bench-networks bench-train bench-report train-cifar install clean format
+	bench bench-gemm bench-networks bench-train bench-report train-cifar results-best install clean format
 all: $(BUILD)/build.ninja ## build the libraries and the command
 	ninja -C $(BUILD)
 
@@ -61,6 +61,13 @@ train-cifar: all ## the CIFAR-10 training table, in the background, resumable (C
 	@mkdir -p build/train
 	nohup scripts/train-cifar.sh $(BUILD) $(MINUTES) >>build/train/cifar.log 2>&1 & \
 		echo "training in the background: build/train/cifar.log"
+
+THREADS ?= 1
+results-best: all ## the --effort best rows of docs/results.md, in the background, resumable (DATA, THREADS)
+	@mkdir -p $(BUILD)/results
+	nohup nice -n 19 scripts/results.py --data $(DATA) --effort-best --threads $(THREADS) \
+		--bitbranch $(BUILD)/tools/bitbranch >>$(BUILD)/results/best.log 2>&1 & \
+		echo "quantizing in the background: $(BUILD)/results/best.log"
 
 check-sanitize: | deps ## the tests under AddressSanitizer and UBSan, in $(BUILD)-asan
 	[ -e $(BUILD)-asan/build.ninja ] || meson setup $(BUILD)-asan --buildtype debugoptimized \

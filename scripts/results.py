@@ -9,6 +9,12 @@ FOLDER holds models/ and datasets/ (docs/results.md lists the networks and image
 uses training images only, evaluation the whole public set. Every figure goes to
 build/results/NAME-BITS.json as well; rows whose file is there already are not run again.
 
+    scripts/results.py --data FOLDER --effort-best [--threads N] [--only NAME] [--bits w2a2]
+
+does the same for the rows of `--effort best`, the most important first, which take up to 90 minutes
+each: build/results/NAME-BITS-best.json. Killed and called again it goes on behind the last row that
+is done.
+
     scripts/results.py --training build/train
 
 writes the table of trained networks from the results.json of every folder there (docs/training.md).
@@ -30,6 +36,9 @@ NETWORKS = {
     "resnet20": ("resnet20_cifar10/resnet20_cifar10", CIFAR),
     "resnet8": ("resnet8_cifar10/resnet8_cifar10", CIFAR),
 }
+# Rows of --effort best.
+BEST = [("resnet18", "w2a2"), ("resnet18", "w4a4"), ("resnet18", "w2a4"), ("resnet18", "w3a3"),
+        ("mobilenetv2", "w4a4"), ("resnet20", "w2a2")]
 BITS = ["w8a8", "w4a8", "w4a4", "w3a3", "w2a4", "w2a2", "w1a2"]
 
 
@@ -49,20 +58,36 @@ def run(command):
     return done.stdout
 
 
-def measure(args, name, bits, out):
+def measure(args, name, bits, out, effort="default"):
     stem, (calib, test) = NETWORKS[name]
     onnx = model_path(args.data, stem)
     datasets = args.data / "datasets"
-    bbm = out / f"{name}-{bits}.bbm"
+    bbm = out / row_file(name, bits, effort, ".bbm")
     start = time.time()
     report = json.loads(run([args.bitbranch, "quantize", onnx, bbm, "--calib", datasets / calib,
                              "--calib-count", args.calib_count, "-w", bits[1], "-a", bits[3],
-                             "--threads", args.threads, "-o", "json"] + args.quantize_options))
+                             "--effort", effort, "--threads", args.threads, "-o", "json"] + args.quantize_options))
     seconds = time.time() - start
     score = json.loads(run([args.bitbranch, "eval", bbm, datasets / test, "--reference", onnx,
                             "-o", "json"]))
     return {"network": name, "bits": bits, "quantize_seconds": round(seconds, 1),
+            "threads": args.threads, "divergence": report.get("divergence"),
             "file_bytes": bbm.stat().st_size, "float32_bytes": report["float32_bytes"], **score}
+
+
+def row_file(name, bits, effort, ending):
+    return f"{name}-{bits}{'' if effort == 'default' else '-' + effort}{ending}"
+
+
+def measured(args, name, bits, effort, wanted):
+    """The row's figures; where there are none yet, measured now if wanted, else None. The file is
+    there whole or not at all."""
+    path = args.out / row_file(name, bits, effort, ".json")
+    if wanted and not path.exists():
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(measure(args, name, bits, args.out, effort), indent=1))
+        partial.rename(path)
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 def row_text(r):
@@ -76,6 +101,20 @@ def row_text(r):
 HEADER = ("| network | bits | top-1 % | float top-1 % | drop | s.e. | changed | gained | lost | top-5 % "
           "| integer MACs % | MB | times smaller | quantize s |\n"
           "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
+
+
+BEST_HEADER = (
+    "| network | bits | top-1 % | float top-1 % | drop | s.e. | changed | gained | lost "
+    "| divergence solved, reconstructed, distilled | kept | minutes | threads |\n"
+    "|---|---|--:|--:|--:|--:|--:|--:|--:|---|---|--:|--:|")
+
+
+def best_row_text(r):
+    ref, d = r["reference"], r["divergence"]
+    stages = ", ".join(f"{d[stage]:.3f}" for stage in ("solved", "reconstructed", "distilled"))
+    return (f"| {r['network']} | {r['bits']} | {r['top1']:.2f} | {ref['top1']:.2f} | {ref['drop']:+.2f} "
+            f"| {ref['standard_error']:.2f} | {ref['changed']} | {ref['gained']} | {ref['lost']} "
+            f"| {stages} | {d['kept']} | {r['quantize_seconds'] / 60:.0f} | {r['threads']} |")
 
 
 TRAINING_HEADER = (
@@ -102,6 +141,13 @@ def training_rows(folder):
                        f"| {stage.get('precision', 'f32')} |")
 
 
+def written_rows(document, name):
+    """Lines of a table by their first two columns: rows without figures here stay as they are."""
+    text = document.read_text().split(f"<!-- {name} begins -->")[1].split(f"<!-- {name} ends -->")[0]
+    cells = ((line.split("|"), line) for line in text.splitlines() if line.startswith("| "))
+    return {(c[1].strip(), c[2].strip()): line for c, line in cells}
+
+
 def write_table(lines, document, name="table"):
     begin, end = f"<!-- {name} begins -->", f"<!-- {name} ends -->"
     text = document.read_text()
@@ -117,6 +163,7 @@ def main():
     parser.add_argument("--data", type=pathlib.Path)
     parser.add_argument("--training", type=pathlib.Path)
     parser.add_argument("--bitbranch", default=root / "build/tools/bitbranch")
+    parser.add_argument("--effort-best", action="store_true")
     parser.add_argument("--only", action="append")
     parser.add_argument("--bits", action="append")
     parser.add_argument("--calib-count", type=int, default=512)
@@ -132,18 +179,21 @@ def main():
     if not args.data:
         parser.error("--data or --training is needed")
     args.out.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for name in NETWORKS:
-        for bits in BITS:
-            path = args.out / f"{name}-{bits}.json"
-            wanted = name in (args.only or NETWORKS) and bits in (args.bits or BITS)
-            if wanted and not path.exists():
-                path.write_text(json.dumps(measure(args, name, bits, args.out), indent=1))
-            if path.exists():
-                rows.append(json.loads(path.read_text()))
-                if wanted:
-                    print(row_text(rows[-1]), flush=True)
-    write_table([HEADER] + [row_text(r) for r in rows], root / "docs/results.md")
+    best = args.effort_best
+    todo = BEST if best else [(name, bits) for name in NETWORKS for bits in BITS]
+    text, lines = (best_row_text, [BEST_HEADER]) if best else (row_text, [HEADER])
+    table, document = "best table" if best else "table", root / "docs/results.md"
+    written = written_rows(document, table)
+    for name, bits in todo:
+        wanted = name in (args.only or NETWORKS) and bits in (args.bits or BITS)
+        row = measured(args, name, bits, "best" if best else "default", wanted)
+        if row:
+            written[name, bits] = text(row)
+        if row and wanted:
+            print(written[name, bits], flush=True)
+        if (name, bits) in written:
+            lines.append(written[name, bits])
+    write_table(lines, document, table)
     return 0
 
 
