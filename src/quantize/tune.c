@@ -245,7 +245,8 @@ static bb_status create_program(bb_tuning *t, const bb_span *span, const kept_va
                                    .masters = p->masters,
                                    .kept = kept->values,
                                    .n_kept = kept->n,
-                                   .forward_only = !train};
+                                   .forward_only = !train,
+                                   .bf16 = train && bb_gradient_check_bf16(NULL) == BB_STATUS_OK};
     return bb_gradient_create(t->graph, input_dims, &options, &t->program, err);
 }
 
