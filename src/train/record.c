@@ -64,52 +64,74 @@ static bb_status write_log(const bb_record *r, const bb_settings *s, const char 
     return write_text(folder, "log.csv", &text, err);
 }
 
-/* ---- curve.svg: accuracy over epochs, one stage after the other ---------------------------------
+/* ---- curve.svg: accuracy and loss over epochs, one stage after the other ------------------------
  */
 
-enum { LEFT = 52, TOP = 16, WIDTH = 640, HEIGHT = 320, BOTTOM = 40 };
+enum { LEFT = 52, TOP = 16, WIDTH = 640, HEIGHT = 240, GAP = 24, BOTTOM = 76 };
 
-typedef struct axes {
-    double low, high; /* of the accuracy */
-    size_t n;         /* epochs */
-} axes;
+typedef struct panel {
+    bool loss;
+    int top;
+    double low, high;
+    size_t n; /* epochs */
+} panel;
 
-static axes find_axes(const bb_record *r) {
-    axes a = {100, 0, r->n_rows};
-    for (size_t i = 0; i < r->n_rows; i++) {
-        const bb_epoch_row *row = &r->rows[i];
-        double low = row->accuracy < row->test_accuracy ? row->accuracy : row->test_accuracy;
-        double high = row->accuracy > row->test_accuracy ? row->accuracy : row->test_accuracy;
-        a.low = low < a.low ? low : a.low;
-        a.high = high > a.high ? high : a.high;
+static double value_of(const panel *p, const bb_epoch_row *row, bool test) {
+    if (p->loss)
+        return test ? row->test_loss : row->loss;
+    return test ? row->test_accuracy : row->accuracy;
+}
+
+static panel accuracy_panel(const bb_record *r) {
+    panel p = {false, TOP, 100, 0, r->n_rows};
+    for (size_t i = 0; i < 2 * r->n_rows; i++) {
+        double value = value_of(&p, &r->rows[i / 2], i % 2);
+        p.low = value < p.low ? value : p.low;
+        p.high = value > p.high ? value : p.high;
     }
-    a.low = (double)((int)(a.low / 5) * 5);
-    a.high = (double)(((int)(a.high / 5) + 1) * 5);
-    a.high = a.high > 100 ? 100 : a.high;
-    if (a.high <= a.low)
-        a.low = a.high - 5;
-    return a;
+    p.low = (double)((int)(p.low / 5) * 5);
+    p.high = (double)(((int)(p.high / 5) + 1) * 5);
+    p.high = p.high > 100 ? 100 : p.high;
+    if (p.high <= p.low)
+        p.low = p.high - 5;
+    return p;
 }
 
-static double x_of(const axes *a, size_t i) {
-    return LEFT + WIDTH * ((double)i + 0.5) / (double)(a->n > 0 ? a->n : 1);
+/* From 0 to the next of 1, 2 and 5 times a power of 10. */
+static panel loss_panel(const bb_record *r) {
+    panel p = {true, TOP + HEIGHT + GAP, 0, 0.001, r->n_rows};
+    double most = 0;
+    for (size_t i = 0; i < 2 * r->n_rows; i++) {
+        double value = value_of(&p, &r->rows[i / 2], i % 2);
+        most = value > most && value < 1e9 ? value : most;
+    }
+    for (int k = 0; p.high < most; k++)
+        p.high *= k % 3 == 1 ? 2.5 : 2;
+    return p;
 }
 
-static double y_of(const axes *a, double accuracy) {
-    return TOP + HEIGHT * (a->high - accuracy) / (a->high - a->low);
+static double x_of(const panel *p, size_t i) {
+    return LEFT + WIDTH * ((double)i + 0.5) / (double)(p->n > 0 ? p->n : 1);
 }
 
-static void draw_grid(bb_buffer *svg, const axes *a) {
+/* What lies outside, a loss without bound or no number, is at the upper edge. */
+static double y_of(const panel *p, double value) {
+    if (!(value <= p->high))
+        value = p->high;
+    return p->top + HEIGHT * (p->high - value) / (p->high - p->low);
+}
+
+static void draw_grid(bb_buffer *svg, const panel *p) {
     for (int k = 0; k <= 5; k++) {
-        double value = a->low + (a->high - a->low) * k / 5, y = y_of(a, value);
+        double value = p->low + (p->high - p->low) * k / 5, y = y_of(p, value);
         bb_buffer_printf(svg, "<path d=\"M%d %.1fh%d\" stroke=\"#ddd\"/>", LEFT, y, WIDTH);
-        bb_buffer_printf(svg, "<text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%.1f %%</text>\n",
-                         LEFT - 6, y + 4, value);
+        bb_buffer_printf(svg, "<text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">", LEFT - 6, y + 4);
+        bb_buffer_printf(svg, p->loss ? "%.4g</text>\n" : "%.1f %%</text>\n", value);
     }
 }
 
-/* A line of each stage, and a mark where a stage begins. */
-static void draw_line(bb_buffer *svg, const bb_record *r, const axes *a, bool test) {
+/* A line of each stage. */
+static void draw_line(bb_buffer *svg, const bb_record *r, const panel *p, bool test) {
     for (size_t i = 0; i < r->n_rows; i++) {
         const bb_epoch_row *row = &r->rows[i];
         bool first = i == 0 || r->rows[i - 1].stage != row->stage;
@@ -118,42 +140,53 @@ static void draw_line(bb_buffer *svg, const bb_record *r, const axes *a, bool te
             bb_buffer_printf(svg,
                              "<polyline fill=\"none\" stroke-width=\"2\" stroke=\"%s\" points=\"",
                              test ? "#c0392b" : "#2980b9");
-        bb_buffer_printf(svg, "%.1f,%.1f ", x_of(a, i),
-                         y_of(a, test ? row->test_accuracy : row->accuracy));
+        double x = x_of(p, i), y = y_of(p, value_of(p, row, test));
+        if (first && last) /* a single point would not be seen */
+            bb_buffer_printf(svg, "%.1f,%.1f %.1f,%.1f", x - 3, y, x + 3, y);
+        else
+            bb_buffer_printf(svg, "%.1f,%.1f ", x, y);
         if (last)
             bb_buffer_printf(svg, "\"/>\n");
     }
 }
 
-static void draw_stages(bb_buffer *svg, const bb_record *r, const bb_settings *s, const axes *a) {
+static void draw_panel(bb_buffer *svg, const bb_record *r, const panel *p) {
+    draw_grid(svg, p);
+    draw_line(svg, r, p, false);
+    draw_line(svg, r, p, true);
+}
+
+/* A mark through both panels where a stage begins, and its name. */
+static void draw_stages(bb_buffer *svg, const bb_record *r, const bb_settings *s) {
+    const int bottom = TOP + 2 * HEIGHT + GAP;
     for (size_t i = 0; i < r->n_rows; i++) {
         if (i > 0 && r->rows[i - 1].stage == r->rows[i].stage)
             continue;
-        double x = LEFT + WIDTH * (double)i / (double)a->n;
-        bb_buffer_printf(svg, "<path d=\"M%.1f %dv%d\" stroke=\"#bbb\"/>", x, TOP, HEIGHT);
-        bb_buffer_printf(svg, "<text x=\"%.1f\" y=\"%d\">%s</text>\n", x + 3, TOP + HEIGHT + 16,
-                         s->stages[r->rows[i].stage].name);
+        double x = LEFT + WIDTH * (double)i / (double)r->n_rows;
+        bb_buffer_printf(svg, "<path d=\"M%.1f %dV%d\" stroke=\"#bbb\"/>", x, TOP, bottom);
+        bb_buffer_printf(svg, "<text transform=\"translate(%.1f %d) rotate(30)\">%s</text>\n",
+                         x + 3, bottom + 14, s->stages[r->rows[i].stage].name);
     }
 }
 
 static bb_status write_curve(const bb_record *r, const bb_settings *s, const char *folder,
                              bb_error *err) {
+    const int bottom = TOP + 2 * HEIGHT + GAP;
+    const panel accuracy = accuracy_panel(r), loss = loss_panel(r);
     bb_buffer svg = {0};
-    axes a = find_axes(r);
     bb_buffer_printf(&svg,
                      "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" "
                      "font-family=\"sans-serif\" font-size=\"11\">\n"
                      "<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n",
-                     LEFT + WIDTH + 16, TOP + HEIGHT + BOTTOM);
-    draw_grid(&svg, &a);
-    draw_stages(&svg, r, s, &a);
-    draw_line(&svg, r, &a, false);
-    draw_line(&svg, r, &a, true);
+                     LEFT + WIDTH + 16, bottom + BOTTOM);
+    draw_stages(&svg, r, s);
+    draw_panel(&svg, r, &accuracy);
+    draw_panel(&svg, r, &loss);
     bb_buffer_printf(&svg,
                      "<text x=\"%d\" y=\"%d\"><tspan fill=\"#c0392b\">test</tspan> "
-                     "<tspan fill=\"#2980b9\">training</tspan> accuracy, epoch by epoch</text>\n"
-                     "</svg>\n",
-                     LEFT, TOP + HEIGHT + 34);
+                     "<tspan fill=\"#2980b9\">training</tspan> accuracy and loss, epoch by "
+                     "epoch</text>\n</svg>\n",
+                     LEFT, bottom + BOTTOM - 8);
     return write_text(folder, "curve.svg", &svg, err);
 }
 

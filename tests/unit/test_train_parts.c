@@ -237,6 +237,43 @@ static void checkpoints_come_back(void **state) {
     assert_int_equal(bb_checkpoint_open(at("none.bin"), &c, &record, &err), BB_STATUS_NOT_FOUND);
 }
 
+/* ---- the curve
+ * -------------------------------------------------------------------------------------- */
+
+/* Losses without bound end at the edge; a stage of one epoch is seen. */
+static void curves_stay_within_their_panels(void **state) {
+    static bb_stage stages[2] = {{.name = "wild"}, {.name = "tame"}};
+    const bb_settings s = {.path = "c.json", .n_stages = 2, .stages = stages};
+    const bb_epoch_row rows[3] = {{.epoch = 1, .loss = 1e30, .test_loss = NAN, .accuracy = 100},
+                                  {.epoch = 2, .loss = INFINITY, .test_loss = 3, .accuracy = 10},
+                                  {.stage = 1, .epoch = 1, .loss = 0.7, .test_accuracy = 55}};
+    bb_record record = {0};
+    bb_file file;
+    bb_buffer text = {0};
+    for (size_t i = 0; i < BB_COUNT(rows); i++)
+        assert_int_equal(bb_record_add_row(&record, &rows[i], NULL), BB_STATUS_OK);
+    assert_int_equal(bb_record_write(&record, &s, root, 1, NULL), BB_STATUS_OK);
+    bb_record_free(&record);
+    assert_int_equal(bb_file_open(at("curve.svg"), &file, NULL), BB_STATUS_OK);
+    bb_buffer_append(&text, file.data, file.size);
+    bb_buffer_append(&text, "", 1);
+    bb_file_close(&file);
+    assert_null(strstr(text.data, "nan"));
+    assert_null(strstr(text.data, "inf"));
+    assert_non_null(strstr(text.data, "tame"));
+    size_t lines = 0;
+    const char *line = text.data;
+    for (; (line = strstr(line, " points=\"")) != NULL; lines++) {
+        double x[2], y[2];
+        line += strlen(" points=\"");
+        assert_int_equal(sscanf(line, "%lf,%lf %lf,%lf", &x[0], &y[0], &x[1], &y[1]), 4);
+        for (int i = 0; i < 2; i++)
+            assert_true(x[i] > 50 && x[i] < 700 && y[i] >= 15.9 && y[i] < 530);
+    }
+    assert_int_equal(lines, 8); /* two stages, accuracy and loss, training and test */
+    bb_buffer_free(&text);
+}
+
 /* The header is magic[8], version, sizes of position, row and result, ... */
 static void shorter_structures_of_older_checkpoints_are_filled_up(void **state) {
     enum { SIZES = 12, POSITION = 48, SHORTER = 8 };
@@ -298,6 +335,7 @@ int main(void) {
         cmocka_unit_test(weights_depend_on_the_seed_alone),
         cmocka_unit_test(tiny_images_are_refused),
         cmocka_unit_test(failing_allocations_are_reported),
+        cmocka_unit_test(curves_stay_within_their_panels),
         cmocka_unit_test(checkpoints_come_back),
         cmocka_unit_test(shorter_structures_of_older_checkpoints_are_filled_up),
         cmocka_unit_test(damaged_checkpoints_are_refused),
