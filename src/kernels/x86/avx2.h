@@ -44,6 +44,8 @@
  * AVX-VNNI tells Zen 5 from its predecessors.
  */
 bool bb_saturating_adds_avx2(void);
+/** Entry i of table x: the sum of those of the four two-bit numbers in x whose bit of i is set. */
+extern const uint8_t bb_two_bit_tables_avx2[256][16];
 /** bb_conv_route's gather. */
 void bb_gather_avx2(const uint8_t *const *rows, int32_t n_rows, size_t step, size_t bytes,
                     int32_t n, uint8_t *dst, size_t window_bytes);

@@ -6,6 +6,8 @@
  * With w = 2v - W, W = 2^K - 1 and v = sum_k 2^k b_k:  acc = 2*sum_k 2^k L_k - W*sum(u),
  * L_k = sum of the codes u whose weight bit b_k is 1. For every group of four activations of a
  * pixel there is a table T[16] of all subset sums; four weight bits of a row are its index.
+ * Four codes of two bits are the number of one of 256 constant tables, and a pixel is transformed
+ * into offsets of those.
  * Rows of the kernel are *virtual rows*, one for each channel and plane: 64 of them and 6 pixels
  * make a tile of 12 byte accumulators.
  *
@@ -15,12 +17,11 @@
  * [1,2] (at most 3*255, no saturation; sums stay below 65536 for depth <= 65535/(3A')). The odd
  * plane of K = 1 and 3 is kept apart: S += pair of bytes as a 16-bit lane (mod 2^16), H += its high
  * byte; the two row sums are H and S - 256*H mod 2^16, exact while each is below 65536, i.e. for
- * depth
- * <= 65535/A'. Beyond these depths the 16-bit sums are flushed into the 32-bit tile.
+ * depth <= 65535/A'. Beyond these depths the 16-bit sums are flushed into the 32-bit tile.
  * Codes of 5..8 bits are taken in two parts, u = lo + 16*hi, each with its own tables.
  *
- * Transformed pixel: 16 bytes for each group of four codes, per part. Packed block:
- * [plane or plane pair][segment][group][64 indices].
+ * Transformed pixel: for each group of four codes 16 bytes per part, or two of an offset.
+ * Packed block: [plane or plane pair][segment][group][64 indices].
  */
 #include "kernels/registry.h"
 #include "kernels/x86/avx2.h"
@@ -31,6 +32,8 @@
 
 enum {
     STEP = 64,        /**< packed bytes of one group: 64 virtual rows */
+    THERE = 0,        /**< transformed pixels hold tables, 16 bytes a group */
+    CONSTANT = 1,     /**< they hold offsets of constant tables, 2 bytes a group */
     CHUNKS_MAX = 2048 /**< of one segment */
 };
 
@@ -42,6 +45,9 @@ typedef struct loop_args {
     const int64_t *chunks;     /* 32: groups of each chunk of a segment, 0 ends */
     int64_t base;              /* 40: first byte within the segment */
     int64_t folds;             /* 48: 0 at first, 1: a chunk waits to be folded, 2: not the first */
+    const void *tables;        /* 56: constant ones */
+    const uint8_t *const *at;  /* 64: scratch: pointers of the next segment */
+    int64_t left;              /* 72: scratch: segments */
 } loop_args;
 
 /** Kernel scratch. */
@@ -84,17 +90,20 @@ static bool supports(const bb_conv_desc *desc) {
            bb_segment_length(desc) <= 4 * CHUNKS_MAX;
 }
 
-#define PIXEL_ADD(add, p, a, b)                                                                    \
-    "vbroadcasti128 (%%" p ",%%rax), %%ymm12\n\t"                                                  \
-    "vpshufb %%ymm14, %%ymm12, %%ymm13\n\t"                                                        \
-    "vpshufb %%ymm15, %%ymm12, %%ymm12\n\t" add " %%ymm13, %%ymm" a ", %%ymm" a "\n\t" add         \
-    " %%ymm12, %%ymm" b ", %%ymm" b "\n\t"
+/* The table of a pixel's group: in its transformed row, or a constant whose offset is there. */
+#define TABLE_THERE(p) "vbroadcasti128 (%%" p ",%%rax), %%ymm12\n\t"
+#define TABLE_CONSTANT(p)                                                                          \
+    "movzwl (%%" p ",%%rax), %%esi\n\tvbroadcasti128 (%%r14,%%rsi), %%ymm12\n\t"
+
+#define PIXEL_ADD(table, add, p, a, b)                                                             \
+    table(p) "vpshufb %%ymm14, %%ymm12, %%ymm13\n\t"                                               \
+             "vpshufb %%ymm15, %%ymm12, %%ymm12\n\t" add " %%ymm13, %%ymm" a ", %%ymm" a           \
+             "\n\t" add " %%ymm12, %%ymm" b ", %%ymm" b "\n\t"
 
 /* The first group of a chunk: folds what the last chunk left, then starts anew. */
-#define PIXEL_SET(fold, p, a, at_a, b, at_b)                                                       \
-    "vbroadcasti128 (%%" p ",%%rax), %%ymm12\n\t" fold(at_a, a)                                    \
-        fold(at_b, b) "vpshufb %%ymm14, %%ymm12, %%ymm" a "\n\t"                                   \
-                      "vpshufb %%ymm15, %%ymm12, %%ymm" b "\n\t"
+#define PIXEL_SET(table, fold, p, a, at_a, b, at_b)                                                \
+    table(p) fold(at_a, a) fold(at_b, b) "vpshufb %%ymm14, %%ymm12, %%ymm" a "\n\t"                \
+                                         "vpshufb %%ymm15, %%ymm12, %%ymm" b "\n\t"
 
 #define FOLD_NONE(at, a) ""
 
@@ -123,13 +132,13 @@ static bool supports(const bb_conv_desc *desc) {
     "vpaddw " at "(%%r15), %%ymm" a ", %%ymm" a "\n\t"                                             \
     "vmovdqa %%ymm" a ", " at "(%%r15)\n\t"
 
-#define FIRST_GROUP(fold)                                                                          \
-    PIXEL_SET(fold, "r8", "0", "0", "1", "32")                                                     \
-    PIXEL_SET(fold, "r9", "2", "64", "3", "96")                                                    \
-    PIXEL_SET(fold, "r10", "4", "128", "5", "160")                                                 \
-    PIXEL_SET(fold, "r11", "6", "192", "7", "224")                                                 \
-    PIXEL_SET(fold, "r12", "8", "256", "9", "288")                                                 \
-    PIXEL_SET(fold, "r13", "10", "320", "11", "352")
+#define FIRST_GROUP(table, fold)                                                                   \
+    PIXEL_SET(table, fold, "r8", "0", "0", "1", "32")                                              \
+    PIXEL_SET(table, fold, "r9", "2", "64", "3", "96")                                             \
+    PIXEL_SET(table, fold, "r10", "4", "128", "5", "160")                                          \
+    PIXEL_SET(table, fold, "r11", "6", "192", "7", "224")                                          \
+    PIXEL_SET(table, fold, "r12", "8", "256", "9", "288")                                          \
+    PIXEL_SET(table, fold, "r13", "10", "320", "11", "352")
 
 #define FOLD_ALL(fold)                                                                             \
     fold("0", "0") fold("32", "1") fold("64", "2") fold("96", "3") fold("128", "4")                \
@@ -137,73 +146,82 @@ static bool supports(const bb_conv_desc *desc) {
             fold("320", "10") fold("352", "11")
 
 #define LOAD_INDICES "vmovdqa (%%rdx), %%ymm14\n\tvmovdqa 32(%%rdx), %%ymm15\n\t"
-#define NEXT_GROUP "addq $64, %%rdx\n\taddq $16, %%rax\n\t"
+#define NEXT_GROUP(bytes) "addq $64, %%rdx\n\taddq $" bytes ", %%rax\n\t"
 
 /**
  * Overwrites the sums with those of `segments` segments: over segments, chunks and groups. A chunk
  * is folded among the look-ups of the next one's first group, so that both overlap.
  */
-#define LOOP(sum, set, add)                                                                        \
+#define LOOP(table, bytes, sum, set, add)                                                          \
     __asm__ volatile(                                                                              \
-        "movq (%0), %%rsi\n\t"                                                                     \
         "movq 8(%0), %%rdx\n\t"                                                                    \
         "movq 16(%0), %%r15\n\t"                                                                   \
-        "movq 24(%0), %%r14\n"                                                                     \
-        "1:\n\t" BB_ASM_POINTERS "movq 40(%0), %%rax\n\t"                                          \
+        "movq 56(%0), %%r14\n\t"                                                                   \
+        "movq (%0), %%rsi\n\tmovq %%rsi, 64(%0)\n\tmovq 24(%0), %%rsi\n\tmovq %%rsi, 72(%0)\n"     \
+        "1:\n\t"                                                                                   \
+        "movq 64(%0), %%rsi\n\t" BB_ASM_POINTERS "movq %%rsi, 64(%0)\n\t"                          \
+        "movq 40(%0), %%rax\n\t"                                                                   \
         "movq 32(%0), %%rbx\n\t"                                                                   \
         "movq (%%rbx), %%rcx\n"                                                                    \
         "2:\n\t" LOAD_INDICES "cmpl $1, 48(%0)\n\t"                                                \
         "je 5f\n\t"                                                                                \
         "ja 6f\n\t" FIRST_GROUP(                                                                   \
+            table,                                                                                 \
             FOLD_NONE) "movl $1, 48(%0)\n\t"                                                       \
                        "jmp 7f\n"                                                                  \
                        "5:\n\t" FIRST_GROUP(                                                       \
+                           table,                                                                  \
                            set) "movl $2, 48(%0)\n\t"                                              \
                                 "jmp 7f\n"                                                         \
-                                "6:\n\t" FIRST_GROUP(                                              \
-                                    add) "7:\n\t" NEXT_GROUP "addq $8, %%rbx\n\t"                  \
-                                         "decq %%rcx\n\t"                                          \
-                                         "jz 4f\n\t"                                               \
-                                         ".p2align 4\n"                                            \
-                                         "3:\n\t" LOAD_INDICES PIXEL_ADD(sum, "r8", "0", "1")      \
-                                             PIXEL_ADD(sum, "r9", "2", "3")                        \
-                                                 PIXEL_ADD(sum, "r10", "4", "5")                   \
-                                                     PIXEL_ADD(sum, "r11", "6", "7")               \
-                                                         PIXEL_ADD(sum, "r12", "8", "9")           \
-                                                             PIXEL_ADD(sum, "r13", "10", "11")     \
-                                                                 NEXT_GROUP                        \
-        "decq %%rcx\n\t"                                                                           \
-        "jnz 3b\n"                                                                                 \
-        "4:\n\t"                                                                                   \
-        "movq (%%rbx), %%rcx\n\t"                                                                  \
-        "testq %%rcx, %%rcx\n\t"                                                                   \
-        "jnz 2b\n\t"                                                                               \
-        "decq %%r14\n\t"                                                                           \
-        "jnz 1b\n\t"                                                                               \
-        "cmpl $1, 48(%0)\n\t"                                                                      \
-        "ja 8f\n\t" FOLD_ALL(set) "jmp 9f\n"                                                       \
-                                  "8:\n\t" FOLD_ALL(add) "9:\n\t"                                  \
-                                                         "vzeroupper\n\t"                          \
+                                "6:\n\t" FIRST_GROUP(table, add) "7:\n\t" NEXT_GROUP(              \
+                                    bytes) "addq $8, %%rbx\n\t"                                    \
+                                           "decq %%rcx\n\t"                                        \
+                                           "jz 4f\n\t"                                             \
+                                           ".p2align 4\n"                                          \
+                                           "3:\n\t" LOAD_INDICES PIXEL_ADD(                        \
+                                               table, sum, "r8", "0",                              \
+                                               "1") PIXEL_ADD(table, sum, "r9", "2",               \
+                                                              "3") PIXEL_ADD(table, sum, "r10",    \
+                                                                             "4", "5")             \
+                                               PIXEL_ADD(table, sum, "r11", "6", "7") PIXEL_ADD(   \
+                                                   table, sum, "r12", "8",                         \
+                                                   "9") PIXEL_ADD(table, sum, "r13", "10", "11")   \
+                                                   NEXT_GROUP(                                     \
+                                                       bytes) "decq %%rcx\n\t"                     \
+                                                              "jnz 3b\n"                           \
+                                                              "4:\n\t"                             \
+                                                              "movq (%%rbx), %%rcx\n\t"            \
+                                                              "testq %%rcx, %%rcx\n\t"             \
+                                                              "jnz 2b\n\t"                         \
+                                                              "decq 72(%0)\n\t"                    \
+                                                              "jnz 1b\n\t"                         \
+                                                              "cmpl $1, 48(%0)\n\t"                \
+                                                              "ja 8f\n\t" FOLD_ALL(                \
+                                                                  set) "jmp 9f\n"                  \
+                                                                       "8:\n\t" FOLD_ALL(          \
+                                                                           add) "9:\n\t"           \
+                                                                                "vzeroupper\n\t"   \
         :                                                                                          \
         : "D"(args)                                                                                \
         : BB_ASM_CLOBBERS)
 
-BB_AVX2 static void loop_plane(loop_args *args) {
-    LOOP("vpaddb", SET_PLANE, ADD_PLANE);
-}
-
-BB_AVX2 static void loop_pair(loop_args *args) {
-    LOOP("vpaddb", SET_PAIR, ADD_PAIR);
-}
-
 /* Bytes never pass 255, so saturating additions are the same. */
-BB_AVX2 static void loop_plane_saturating(loop_args *args) {
-    LOOP("vpaddusb", SET_PLANE, ADD_PLANE);
-}
+#define LOOPS(name, table, bytes)                                                                  \
+    BB_AVX2 static void name##_plane(loop_args *args) {                                            \
+        LOOP(table, bytes, "vpaddb", SET_PLANE, ADD_PLANE);                                        \
+    }                                                                                              \
+    BB_AVX2 static void name##_pair(loop_args *args) {                                             \
+        LOOP(table, bytes, "vpaddb", SET_PAIR, ADD_PAIR);                                          \
+    }                                                                                              \
+    BB_AVX2 static void name##_plane_saturating(loop_args *args) {                                 \
+        LOOP(table, bytes, "vpaddusb", SET_PLANE, ADD_PLANE);                                      \
+    }                                                                                              \
+    BB_AVX2 static void name##_pair_saturating(loop_args *args) {                                  \
+        LOOP(table, bytes, "vpaddusb", SET_PAIR, ADD_PAIR);                                        \
+    }
 
-BB_AVX2 static void loop_pair_saturating(loop_args *args) {
-    LOOP("vpaddusb", SET_PAIR, ADD_PAIR);
-}
+LOOPS(there, TABLE_THERE, "16")
+LOOPS(constant, TABLE_CONSTANT, "2")
 
 /** One group of one pixel: two vectors of sums go on. */
 BB_AVX2 static inline void add_group(const uint8_t *table, const uint8_t *indices, __m256i a[2]) {
@@ -266,13 +284,14 @@ BB_AVX2 static void single_pair(loop_args *args) {
     single(args, true);
 }
 
-static loop_fn loop_for(bool one, bool pairs) {
-    static const loop_fn loops[2][2] = {{loop_plane, loop_pair},
-                                        {loop_plane_saturating, loop_pair_saturating}};
+static loop_fn loop_for(const bb_conv_route *route, bool pairs) {
+    static const loop_fn loops[2][2][2] = {
+        {{there_plane, there_pair}, {there_plane_saturating, there_pair_saturating}},
+        {{constant_plane, constant_pair}, {constant_plane_saturating, constant_pair_saturating}}};
 
-    if (one)
+    if (route->pixels == 1)
         return pairs ? single_pair : single_plane;
-    return loops[bb_saturating_adds_avx2()][pairs];
+    return loops[route->variant == CONSTANT][bb_saturating_adds_avx2()][pairs];
 }
 
 /** acc[0..15] of one vector of 16-bit sums: (acc or start) + (sums << shift). */
@@ -341,6 +360,11 @@ static size_t take_chunks(const int64_t *chunk, int32_t limit, int64_t *taken, i
     return n;
 }
 
+/** Transformed bytes of a group. */
+static int32_t group_bytes(const bb_conv_route *route) {
+    return route->variant == CONSTANT ? 2 : 16;
+}
+
 /** A segment longer than 16-bit sums hold: flushes inside it. */
 static void accumulate_long(target *t, loop_args *args) {
     const bb_conv_route *route = t->job->route;
@@ -354,7 +378,7 @@ static void accumulate_long(target *t, loop_args *args) {
         const int64_t *chunk = w->chunks;
         int64_t groups;
 
-        for (args->base = base; *chunk; args->base += groups * 16) {
+        for (args->base = base; *chunk; args->base += groups * group_bytes(route)) {
             chunk += take_chunks(chunk, limit, w->taken, &groups);
             args->folds = 0;
             t->loop(args);
@@ -410,7 +434,7 @@ static void block(const bb_tile_job *job) {
         for (int32_t part = 0; part < route->parts; part++) {
             target t = {.job = job,
                         .pass = passes[i],
-                        .loop = loop_for(route->pixels == 1, passes[i].pairs),
+                        .loop = loop_for(route, passes[i].pairs),
                         .shift = 1 + passes[i].plane + 4 * part,
                         .first = passes[i].first && part == 0};
             loop_args args = {
@@ -418,6 +442,7 @@ static void block(const bb_tile_job *job) {
                 .weights = job->weights + (size_t)i * pass_bytes,
                 .sums = w->sums,
                 .base = (int64_t)part * (int64_t)job->part_bytes,
+                .tables = bb_two_bit_tables_avx2,
             };
 
             accumulate(&t, &args);
@@ -471,6 +496,28 @@ BB_AVX2 static void transform(const bb_conv_desc *desc, const uint8_t *codes, in
     }
 }
 
+/** Codes of two bits: their four are the number of one of 256 tables. What lies past the depth only
+ *  reaches entries that no index has. */
+BB_AVX2 static void transform_offsets(const bb_conv_desc *desc, const uint8_t *codes, int32_t n,
+                                      uint8_t *dst, size_t part_bytes, int32_t *sums) {
+    const int32_t depth = desc->in_channels / desc->groups, groups = (depth + 3) / 4;
+    const __m256i bits = _mm256_set1_epi32(0x40100401), sixteens = _mm256_set1_epi16(16);
+    const __m256i offset = _mm256_set1_epi32(0xff0);
+
+    (void)part_bytes;
+    bb_sum_pixels_avx2(desc, codes, n, sums);
+    for (int32_t i = 0; i < n * desc->groups; i++, codes += depth, dst += (ptrdiff_t)groups * 2)
+        for (int32_t d = 0; d < depth; d += 32) {
+            const __m256i u = _mm256_loadu_si256((const void *)(codes + d));
+            const __m256i words = _mm256_maddubs_epi16(u, bits);
+            const __m256i at = _mm256_and_si256(_mm256_madd_epi16(words, sixteens), offset);
+
+            _mm_storeu_si128(
+                (void *)(dst + d / 2),
+                _mm_packus_epi32(_mm256_castsi256_si128(at), _mm256_extracti128_si256(at, 1)));
+        }
+}
+
 static bb_conv_route route_of(const bb_conv_desc *desc) {
     static const uint8_t exact[5] = {0, 63, 21, 9, 4};
     const int32_t bits = desc->activation_bits < 4 ? (int32_t)desc->activation_bits : 4;
@@ -480,11 +527,9 @@ static bb_conv_route route_of(const bb_conv_desc *desc) {
     bb_conv_route route = {
         .pixels = desc->out_height * desc->out_width == 1 ? 1 : 6,
         .block_channels = odd ? 64 : 32,
-        .group_bytes = (size_t)((depth + 3) / 4) * 16,
         .work_bytes = sizeof(work),
         .wants_sums = true,
         .parts = desc->activation_bits > 4 ? 2 : 1,
-        .transform = transform,
         .block = block,
         .prepare = prepare,
         .depth = depth,
@@ -494,8 +539,11 @@ static bb_conv_route route_of(const bb_conv_desc *desc) {
         .extra = (1 << desc->weight_bits) - 1,
     };
 
+    route.variant = bits == 2 && route.pixels > 1 ? CONSTANT : THERE;
+    route.transform = route.variant == CONSTANT ? transform_offsets : transform;
+    route.group_bytes = (size_t)((depth + 3) / 4) * (size_t)group_bytes(&route);
     bb_route_segments(desc, &route);
-    route.steps = (int32_t)(route.segment_bytes / 16);
+    route.steps = (int32_t)(route.segment_bytes / (size_t)group_bytes(&route));
     route.block_bytes = (size_t)route.segments * (size_t)route.steps * STEP *
                         (size_t)passes_of(route.planes, passes);
     return route;
@@ -513,17 +561,17 @@ static double cost(const bb_conv_desc *desc) {
     const double chunks =
         route.segments * (double)((route.steps + route.schedule - 1) / route.schedule);
     const double input = (double)desc->in_height * desc->in_width * desc->in_channels;
+    const double transforming = (route.variant == CONSTANT ? 0.12 : 0.35 * route.parts) * input;
     double cycles = 50;
     pass passes[PASSES_MAX];
     const int32_t n = passes_of(route.planes, passes);
 
     if (route.pixels == 1) /* the second-level cache gives 64 bytes of indices in two cycles */
-        return blocks * (40 + route.parts * n * (steps * 1.7 + chunks * 3 + 50)) +
-               0.35 * route.parts * input;
+        return blocks * (40 + route.parts * n * (steps * 1.7 + chunks * 3 + 50)) + transforming;
     for (int32_t i = 0; i < n; i++)
         cycles += route.parts * (steps * 6.7 + chunks * (passes[i].pairs ? 6 : 10) +
                                  (passes[i].pairs ? 40 : 70) + 12 * route.segments);
-    return (double)(int64_t)(pixels / 6 + 0.99) * blocks * cycles + 0.35 * route.parts * input;
+    return (double)(int64_t)(pixels / 6 + 0.99) * blocks * cycles + transforming;
 }
 
 /** Byte of a channel's plane within the 64 virtual rows of its pass. */
@@ -544,7 +592,7 @@ static bool takes(const pass *p, int32_t lane, int32_t plane) {
 static void put(const bb_conv_route *route, uint8_t *dst, int32_t lane, int32_t segment,
                 const int16_t *weights, int32_t n) {
     const size_t pass_bytes = (size_t)route->segments * (size_t)route->steps * STEP;
-    const int32_t tap_groups = (int32_t)(route->group_bytes / 16);
+    const int32_t tap_groups = (int32_t)route->group_bytes / group_bytes(route);
     pass passes[PASSES_MAX];
     const int32_t n_passes = passes_of(route->planes, passes);
 

@@ -43,23 +43,6 @@ typedef struct loop_args {
     int64_t groups;          /* 32 */
 } loop_args;
 
-/* Entry i of table x: those of its four two-bit numbers whose bit of i is set. */
-#define PART(x, i, j) ((((i) >> (j)) & 1) * (((x) >> (2 * (j))) & 3))
-#define ENTRY(x, i) (PART(x, i, 0) + PART(x, i, 1) + PART(x, i, 2) + PART(x, i, 3))
-#define TABLE_OF(x)                                                                                \
-    {                                                                                              \
-        ENTRY(x, 0), ENTRY(x, 1), ENTRY(x, 2), ENTRY(x, 3), ENTRY(x, 4), ENTRY(x, 5), ENTRY(x, 6), \
-            ENTRY(x, 7), ENTRY(x, 8), ENTRY(x, 9), ENTRY(x, 10), ENTRY(x, 11), ENTRY(x, 12),       \
-            ENTRY(x, 13), ENTRY(x, 14), ENTRY(x, 15)                                               \
-    }
-#define TABLES_4(x) TABLE_OF(x), TABLE_OF((x) + 1), TABLE_OF((x) + 2), TABLE_OF((x) + 3)
-#define TABLES_16(x) TABLES_4(x), TABLES_4((x) + 4), TABLES_4((x) + 8), TABLES_4((x) + 12)
-#define TABLES_64(x) TABLES_16(x), TABLES_16((x) + 16), TABLES_16((x) + 32), TABLES_16((x) + 48)
-
-static const struct {
-    _Alignas(64) uint8_t of[256][16];
-} tables = {{TABLES_64(0), TABLES_64(64), TABLES_64(128), TABLES_64(192)}};
-
 #define INDICES "vmovdqa (%%rdx), %%ymm14\n\tvmovdqa 32(%%rdx), %%ymm15\n\taddq $64, %%rdx\n\t"
 #define TABLE(at) "movzwl " at "(%%rsi), %%eax\n\tvbroadcasti128 (%%r8,%%rax), %%ymm12\n\t"
 #define LOOK_UP(a, b)                                                                              \
@@ -86,7 +69,7 @@ static const struct {
             what(how, "10", "10", "11", "640")
 #define NEXT "addq $12, %%rsi\n\t"
 #define TAKE_CHUNK                                                                                 \
-    "movl %2, %%ecx\n\tcmpq %%rcx, %%rbx\n\tcmovbq %%rbx, %%rcx\n\tsubq %%rcx, %%rbx\n\t"
+    "movl %1, %%ecx\n\tcmpq %%rcx, %%rbx\n\tcmovbq %%rbx, %%rcx\n\tsubq %%rcx, %%rbx\n\t"
 
 #define LOOP(add)                                                                                  \
     __asm__ volatile(                                                                              \
@@ -111,7 +94,7 @@ static const struct {
                                                "5:\n\t" CHANNELS(FOLD, WIDEN_ADD) "6:\n\t"         \
                                                                                   "vzeroupper\n\t" \
         :                                                                                          \
-        : "D"(args), "m"(tables), "i"(CHUNK)                                                       \
+        : "D"(args), "i"(CHUNK)                                                                    \
         : BB_ASM_CLOBBERS)
 
 /** args->sums = sums of all groups. Bytes never pass 255, so saturation changes nothing. */
@@ -400,7 +383,7 @@ static void run_block(const frame *f, const uint16_t *offsets, uint16_t *planar)
     void (*const sum)(const loop_args *args) = bb_saturating_adds_avx2() ? loop_saturating : loop;
     loop_args args = {.offsets = offsets,
                       .indices = f->indices,
-                      .tables = tables.of,
+                      .tables = bb_two_bit_tables_avx2,
                       .sums = f->sums,
                       .groups = (int64_t)f->taps * f->groups};
 
