@@ -125,20 +125,22 @@ static bool supports(const bb_conv_desc *desc) {
     "vmovdqu64 (%%rcx), %%zmm31\n\tmovq 16(%0), %%rcx\n\t" resume "movq 24(%0), %%r14\n"           \
     "1:\n\t" pointers "movq 40(%0), %%rax\n\t"
 #define NEXT(step_bytes) "addq $" step_bytes ", %%rdx\n\taddq $64, %%rax\n\t"
+/* Two planes need so many weights that they had better be fetched from far, in each step; with one
+ * plane that costs more than it brings. */
 #define FETCH "prefetcht1 (%%r15)\n\taddq $64, %%r15\n\t"
 #define END(store)                                                                                 \
     "decq %%r14\n\tjnz 1b\n\tmovq 16(%0), %%rcx\n\t" store "vzeroupper\n\t" : : "D"(args)          \
         : BB_ASM_CLOBBERS, BB_ASM_CLOBBERS_512
 
 /* Segments of chunks of groups; the first group of a chunk sets, the others add. */
-#define CHUNKED(pointers, resume, load, set, add, step_bytes, fold, store)                         \
+#define CHUNKED(pointers, resume, load, set, add, fetch, step_bytes, fold, store)                  \
     __asm__ volatile(                                                                              \
         BEGIN(pointers,                                                                            \
               resume) "movq 32(%0), %%rbx\n"                                                       \
                       "2:\n\tmovq (%%rbx), %%rcx\n\taddq $8, %%rbx\n\t" load set NEXT(             \
                           step_bytes) "decq %%rcx\n\tjz 4f\n\t"                                    \
                                       ".p2align 4\n"                                               \
-                                      "3:\n\t" load add FETCH NEXT(                                \
+                                      "3:\n\t" load add fetch NEXT(                                \
                                           step_bytes) "decq %%rcx\n\tjnz 3b\n"                     \
                                                       "4:\n\t" fold                                \
                                                       "cmpq $0, (%%rbx)\n\tjne 2b\n\t" END(store))
@@ -171,7 +173,7 @@ BB_VBMI static void loop_planes(const loop_args *args) {
     CHUNKED(BB_ASM_POINTERS, PLANES_SUMS(RESUME), LOAD("0", "24"), PLANES_SETS,
             PLANE_ADD("r8", "0") PLANE_ADD("r9", "1") PLANE_ADD("r10", "2") PLANE_ADD("r11", "3")
                 PLANE_ADD("r12", "4") PLANE_ADD("r13", "5"),
-            "64", PLANES_FOLDS, PLANES_SUMS(STORE));
+            "", "64", PLANES_FOLDS, PLANES_SUMS(STORE));
 }
 
 BB_VBMI static void loop_planes_twos(const loop_args *args) {
@@ -187,7 +189,7 @@ BB_VBMI static void loop_planes_twos(const loop_args *args) {
 
 BB_VBMI static void loop_planes_1(const loop_args *args) {
     CHUNKED(BB_ASM_POINTERS, PLANES_SUM(RESUME), LOAD("0", "24"), PLANE_SET("r8", "0"),
-            PLANE_ADD("r8", "0"), "64", PLANE_FOLD("0", "6", "12"), PLANES_SUM(STORE));
+            PLANE_ADD("r8", "0"), "", "64", PLANE_FOLD("0", "6", "12"), PLANES_SUM(STORE));
 }
 
 BB_VBMI static void loop_planes_twos_1(const loop_args *args) {
@@ -232,7 +234,7 @@ BB_VBMI static void loop_duos(const loop_args *args) {
     CHUNKED(POINTERS4, DUO_SUMS(RESUME), DUO_LOAD("0", "24", "25"), DUO_SETS,
             DUO_ADD("r8", "0", "1") DUO_ADD("r9", "2", "3") DUO_ADD("r10", "4", "5")
                 DUO_ADD("r11", "6", "7"),
-            "64", DUO_FOLDS, DUO_SUMS(STORE));
+            "", "64", DUO_FOLDS, DUO_SUMS(STORE));
 }
 
 BB_VBMI static void loop_duos_twos(const loop_args *args) {
@@ -246,8 +248,8 @@ BB_VBMI static void loop_duos_twos(const loop_args *args) {
 
 BB_VBMI static void loop_duos_1(const loop_args *args) {
     CHUNKED(POINTERS4, DUO_SUM(RESUME), DUO_LOAD("0", "24", "25"), DUO_SET("r8", "0", "1"),
-            DUO_ADD("r8", "0", "1"), "64", PLANE_FOLD("0", "8", "16") PLANE_FOLD("1", "9", "17"),
-            DUO_SUM(STORE));
+            DUO_ADD("r8", "0", "1"), "", "64",
+            PLANE_FOLD("0", "8", "16") PLANE_FOLD("1", "9", "17"), DUO_SUM(STORE));
 }
 
 BB_VBMI static void loop_duos_twos_1(const loop_args *args) {
@@ -280,7 +282,7 @@ BB_VBMI static void loop_pairs(const loop_args *args) {
     CHUNKED(BB_ASM_POINTERS, PAIRS_SUMS(RESUME), LOAD("0", "24") LOAD("64", "25"), PAIRS_SETS,
             PAIR_ADD("r8", "0", "1") PAIR_ADD("r9", "2", "3") PAIR_ADD("r10", "4", "5")
                 PAIR_ADD("r11", "6", "7") PAIR_ADD("r12", "8", "9") PAIR_ADD("r13", "10", "11"),
-            "128", PAIRS_FOLDS, PAIRS_SUMS(STORE));
+            FETCH, "128", PAIRS_FOLDS, PAIRS_SUMS(STORE));
 }
 
 BB_VBMI static void loop_pairs_twos(const loop_args *args) {
@@ -295,7 +297,7 @@ BB_VBMI static void loop_pairs_twos(const loop_args *args) {
 
 BB_VBMI static void loop_pairs_1(const loop_args *args) {
     CHUNKED(BB_ASM_POINTERS, PAIRS_SUM(RESUME), LOAD("0", "24") LOAD("64", "25"),
-            PAIR_SET("r8", "0", "1"), PAIR_ADD("r8", "0", "1"), "128",
+            PAIR_SET("r8", "0", "1"), PAIR_ADD("r8", "0", "1"), FETCH, "128",
             PAIR_FOLD("0", "12") PAIR_FOLD("1", "13"), PAIRS_SUM(STORE));
 }
 
