@@ -31,7 +31,7 @@ enum {
     GROUP = 6,
     TABLE = 64,
     BLOCKS = 8,            /**< of 64 channels, in one call */
-    LARGE_BLOCKS = 2,      /**< the same where weights are large: one round over the tiles each */
+    LARGE_BLOCKS = 2,      /**< pairs, where weights are large: one round over the tiles each */
     L1_TABLES = 24 * 1024, /**< tables that one pass over the blocks should not exceed */
     CHUNKS_MAX = 4096
 };
@@ -582,7 +582,7 @@ static bb_conv_route route_of(const bb_conv_desc *desc) {
     route.steps = (int32_t)(route.segment_bytes / TABLE);
     route.call_segments = segments_per_call(desc, &route);
     route.block_bytes = (size_t)route.segments * (size_t)route.steps * step_bytes(&route);
-    if (route.call_blocks > LARGE_BLOCKS && bb_route_large(desc, &route))
+    if (route.variant == PAIRS && route.call_blocks > LARGE_BLOCKS && bb_route_large(desc, &route))
         route.call_blocks = LARGE_BLOCKS;
     return route;
 }
