@@ -174,8 +174,8 @@ bb_status bb_dn_make_conv_weights(bb_dn *dn, const bb_dn_conv *conv, const bb_dn
                                   bb_dn_op **op, bb_error *err);
 typedef enum bb_dn_pass { BB_DN_FORWARD, BB_DN_BACKWARD_DATA, BB_DN_BACKWARD_WEIGHTS } bb_dn_pass;
 /** A pass that reads bfloat16 numbers, sums in f32 and writes f32 (biases are f32), in the layouts
- *  of `forward`, which is in f32. *op = NULL where oneDNN has no fast kernel for that. posts: of
- *  the forward pass, may be NULL. */
+ *  of `forward`, which is in f32. *op = NULL where that gains nothing or has no fast kernel. posts:
+ * of the forward pass, may be NULL. */
 bb_status bb_dn_make_conv_bf16(bb_dn *dn, const bb_dn_conv *conv, bb_dn_pass pass,
                                const bb_dn_op *forward, const bb_dn_posts *posts, bb_dn_op **op,
                                bb_error *err);
