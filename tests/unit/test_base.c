@@ -167,6 +167,11 @@ static void test_random_numbers_are_pinned(void **state) {
         assert_true(bb_rng_below(&rng, 7) < 7);
     }
     assert_true(fabs(sum / 10000) < 0.05 && fabs(square / 10000 - 1) < 0.05);
+    /* 2^64 is no multiple of 3*2^62: without rejection the first third would come half the time. */
+    int first = 0;
+    for (int i = 0; i < 3000; i++)
+        first += bb_rng_below(&rng, UINT64_C(3) << 62) < UINT64_C(1) << 62;
+    assert_true(first > 850 && first < 1150);
 }
 
 static void count_task(void *user, size_t task, size_t worker) {

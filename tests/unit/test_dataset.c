@@ -114,6 +114,13 @@ static void test_image_folder(void **state) {
     assert_int_equal(bb_dataset_label(dataset, 1), 1);
     assert_int_equal(bb_dataset_label(dataset, 2), 0);
     bb_dataset_destroy(dataset);
+    options.labels =
+        "caterpillar\nantelope\nn012 beetle\ncat of prey\nn01 bee\nant\n"; /* whole words */
+    dataset = open_with(root, &options);
+    assert_int_equal(bb_dataset_label(dataset, 0), 5);
+    assert_int_equal(bb_dataset_label(dataset, 1), 3);
+    assert_int_equal(bb_dataset_label(dataset, 2), 4);
+    bb_dataset_destroy(dataset);
     options.labels = "ant\nbee\n";
     expect_failure(root, &options, BB_STATUS_NOT_FOUND, "folder 'cat'");
     options.labels = NULL;

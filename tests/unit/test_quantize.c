@@ -34,6 +34,9 @@ static void test_histogram_does_not_depend_on_order(void **state) {
     bb_histogram_merge(&backward, &other);
     assert_memory_equal(&forward, &backward, sizeof forward);
     assert_int_equal(bb_histogram_count(&forward), N);
+    /* The bins are as narrow as they can be: the largest value lies in their upper half. */
+    float largest = fmaxf(forward.max, -forward.min) * ldexpf(1.0f, -forward.exponent);
+    assert_true(largest >= BB_HISTOGRAM_BINS / 2 && largest < BB_HISTOGRAM_BINS);
     float bad = NAN;
     assert_false(bb_histogram_add(&forward, &bad, 1));
     assert_int_equal(bb_histogram_count(&forward), N);

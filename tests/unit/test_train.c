@@ -15,6 +15,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+enum { TEST_IMAGES = 24 };
+
 /* Every epoch has 4 batches. */
 #define CONFIG                                                                                     \
     "{\"version\": 1, \"task\": " TASK ", \"seed\": 5, \"batch\": 8, \"out\": \"unused\",\n"       \
@@ -230,6 +232,8 @@ static void networks_learn(void **state) {
     if (!(w.loss_last < 0.5 * w.loss_first && w.accuracy > 90))
         fail_msg("loss %g after %g, %g %%", w.loss_last, w.loss_first, w.accuracy);
     assert_true(w.model_accuracy > 90);
+    double right = w.model_accuracy * TEST_IMAGES / 100; /* a share of all test images */
+    assert_true(fabs(right - floor(right + 0.5)) < 1e-6);
     /* A finished run has nothing left to do. */
     w = (watch){0};
     assert_int_equal(run("learned", &w, &outcome, &err), BB_STATUS_OK);
@@ -409,7 +413,7 @@ static void students_learn_features(void **state) {
 static int setup(void **state) {
     if (make_root(state) != 0)
         return -1;
-    write_images(16, 12);
+    write_images(16, TEST_IMAGES / 2);
     write_text("config.json", CONFIG);
     return 0;
 }
