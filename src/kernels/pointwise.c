@@ -137,11 +137,12 @@ static const uint8_t *prepare(const frame *f, const uint8_t *codes, int32_t ther
     return f->codes;
 }
 
-/** Whole tiles of n >= tile pixels; the last one begins early. */
+/** n >= tile pixels: whole tiles, and what is left. */
 static void run_block(const frame *f, const uint8_t *codes, int32_t n, int32_t block,
                       int32_t *acc) {
     const bb_pointwise_route *route = f->route;
-    const int32_t at = n - route->tile;
+    const int32_t left = n % route->tile, rest = left <= route->rest_max ? left : route->tile;
+    const int32_t at = n - rest;
     bb_pointwise_job job = {.route = route,
                             .codes = codes,
                             .weights = f->packed + (size_t)block * route->block_bytes,
@@ -150,13 +151,13 @@ static void run_block(const frame *f, const uint8_t *codes, int32_t n, int32_t b
                             .acc = acc,
                             .stride = f->stride};
     route->run(&job);
-    if (n % route->tile == 0)
+    if (left == 0)
         return;
     job.codes += (size_t)at * route->pixel_bytes;
     job.sums += at;
     job.acc += (size_t)at * f->stride;
-    job.n_tiles = 1;
-    route->run(&job);
+    job.n_tiles = rest < route->tile ? rest : 1;
+    (rest < route->tile ? route->rest : route->run)(&job);
 }
 
 /** All channels of the n pixels from q on. The first `early` pixels at `codes` are done already. */

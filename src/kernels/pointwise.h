@@ -47,6 +47,10 @@ struct bb_pointwise_route {
     void (*transform)(const bb_conv_desc *desc, const uint8_t *codes, int32_t n, uint8_t *dst);
     void (*sum)(const bb_conv_desc *desc, const uint8_t *codes, int32_t n, int32_t *sums);
     void (*run)(const bb_pointwise_job *job);
+    /** For up to rest_max pixels behind the last whole tile; n_tiles counts pixels. Where there are
+     *  more of them, a tile that begins early takes them. */
+    void (*rest)(const bb_pointwise_job *job);
+    int32_t rest_max;
     /** Writes the n weights of one channel (lane of its block) into a zeroed block. */
     void (*put)(const bb_pointwise_route *route, uint8_t *block, int32_t lane,
                 const int16_t *weights, int32_t n);

@@ -19,11 +19,14 @@
 
 #if BB_ARCH_X86_64
 
+#include <string.h>
+
 enum {
-    SUMS = 12,       /**< accumulators */
-    LANES = 8,       /**< 32-bit lanes of one */
-    WIDTH_MAX = 2,   /**< vectors of a block */
-    SCHEDULE_MIN = 4 /**< below, words are faster */
+    SUMS = 12,        /**< accumulators */
+    LANES = 8,        /**< 32-bit lanes of one */
+    WIDTH_MAX = 2,    /**< vectors of a block */
+    SCHEDULE_MIN = 4, /**< below, words are faster */
+    REST_MAX = 1      /**< pixels that are faster alone than as a tile */
 };
 
 /** Offsets are known to the assembly. */
@@ -222,13 +225,13 @@ static void run_loop(const bb_pointwise_job *job, loop_fn loop) {
     loop(&args);
 }
 
-/** acc = 2*acc + parity*sum(u); the parity masks end the block. */
-BB_AVX2 static void finish_halved(const bb_pointwise_job *job) {
+/** acc = 2*acc + parity*sum(u) of some pixels; the parity masks end the block. */
+BB_AVX2 static void finish_halved(const bb_pointwise_job *job, int32_t pixels) {
     const bb_pointwise_route *route = job->route;
     const __m256i *parity =
         (const void *)(job->weights + (size_t)route->steps * (size_t)route->block * 4);
 
-    for (int32_t p = 0; p < job->n_tiles * route->tile; p++) {
+    for (int32_t p = 0; p < pixels; p++) {
         __m256i *acc = (void *)(job->acc + (size_t)p * job->stride);
         const __m256i sum = _mm256_set1_epi32(job->sums[p]);
 
@@ -243,11 +246,58 @@ BB_AVX2 static void finish_halved(const bb_pointwise_job *job) {
 static void run_bytes(const bb_pointwise_job *job) {
     run_loop(job, job->route->block == LANES ? bytes_1 : bytes_2);
     if (job->route->halved)
-        finish_halved(job);
+        finish_halved(job, job->n_tiles * job->route->tile);
 }
 
 static void run_words(const bb_pointwise_job *job) {
     run_loop(job, job->route->block == LANES ? words_1 : words_2);
+}
+
+/** 32-bit sums of `steps` steps of one pixel and vector; weights are `stride` vectors apart. */
+BB_AVX2 static inline __m256i sum_steps(const uint8_t *codes, const __m256i *weights,
+                                        int32_t stride, int32_t steps, bool bytes) {
+    __m256i sum = _mm256_setzero_si256();
+
+    for (int32_t i = 0; i < steps; i++, codes += 4, weights += stride) {
+        int32_t piece;
+        __m256i u;
+
+        memcpy(&piece, codes, 4);
+        u = _mm256_set1_epi32(piece);
+        sum = bytes ? _mm256_add_epi16(sum, _mm256_maddubs_epi16(u, *weights))
+                    : _mm256_add_epi32(sum, _mm256_madd_epi16(u, *weights));
+    }
+    return bytes ? _mm256_madd_epi16(sum, _mm256_set1_epi16(1)) : sum;
+}
+
+/** One pixel at a time. */
+BB_AVX2 static inline void run_rest(const bb_pointwise_job *job, bool bytes) {
+    const bb_pointwise_route *route = job->route;
+    const int32_t width = route->block / LANES;
+
+    for (int32_t p = 0; p < job->n_tiles; p++)
+        for (int32_t v = 0; v < width; v++) {
+            const uint8_t *codes = job->codes + (size_t)p * route->pixel_bytes;
+            const __m256i *weights = (const __m256i *)(const void *)job->weights + v;
+            __m256i sum = _mm256_setzero_si256();
+
+            for (int32_t i = 0, n; i < route->steps; i += n, codes += 4 * n, weights += width * n) {
+                n = route->steps - i < route->schedule ? route->steps - i : route->schedule;
+                sum = _mm256_add_epi32(sum, sum_steps(codes, weights, width, n, bytes));
+            }
+            _mm256_storeu_si256((void *)(job->acc + (size_t)p * job->stride + (size_t)v * LANES),
+                                sum);
+        }
+}
+
+static void rest_bytes(const bb_pointwise_job *job) {
+    run_rest(job, true);
+    if (job->route->halved)
+        finish_halved(job, job->n_tiles);
+}
+
+static void rest_words(const bb_pointwise_job *job) {
+    run_rest(job, false);
 }
 
 /** Widens codes; up to 15 more than n*channels are read and written. */
@@ -314,6 +364,8 @@ static bb_pointwise_route bytes_route(const bb_conv_desc *desc, bool halved) {
     use_bytes(&route, halved);
     route.schedule = exact_steps(desc, halved ? (desc->max_weight + 1) / 2 : desc->max_weight);
     route.run = run_bytes;
+    route.rest = rest_bytes;
+    route.rest_max = REST_MAX;
     return route;
 }
 
@@ -323,6 +375,8 @@ static bb_pointwise_route words_route(const bb_conv_desc *desc) {
     route.transform = widen;
     route.put = put_words;
     route.run = run_words;
+    route.rest = rest_words;
+    route.rest_max = REST_MAX;
     return route;
 }
 
@@ -373,7 +427,7 @@ const bb_conv_kernel bb_conv_pointwise_avx2 = {.name = "conv_pointwise_avx2",
 static void run_vnni(const bb_pointwise_job *job) {
     run_loop(job, job->route->block == LANES ? vnni_1 : vnni_2);
     if (job->route->halved)
-        finish_halved(job);
+        finish_halved(job, job->n_tiles * job->route->tile);
 }
 
 static bool vnni_supports(const bb_conv_desc *desc) {
