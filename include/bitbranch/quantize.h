@@ -60,7 +60,7 @@ typedef int (*bb_calibration_fn)(void *user, size_t index, float *input);
 
 /** Per-layer outcome of quantization, also what --dry-run prints. */
 typedef struct bb_quantize_row {
-    const char *layer, *kind; /**< kind: as in bb_layer_info */
+    const char *layer, *kind; /**< kind: as in bb_layer_info; of float nodes the operator */
     bb_bits bits;             /**< 0/0 for float nodes */
     uint64_t macs, parameters, bytes;
     float sqnr_db;    /**< of the layer's output on calibration data; NAN in a dry run */

@@ -55,8 +55,14 @@ static bb_status check_bits(bb_bits bits, const char *what, bb_error *err) {
 
 static bb_status check_options(const bb_quantization *q, bb_error *err) {
     const bb_quantize_options *o = q->options;
-    for (size_t i = 0; i < o->n_profiles; i++)
+    for (size_t i = 0; i < o->n_profiles; i++) {
         BB_TRY(check_bits(o->profiles[i], "profile", err));
+        for (size_t k = 0; k < i; k++)
+            if (memcmp(&o->profiles[i], &o->profiles[k], sizeof(bb_bits)) == 0)
+                return bb_fail(err, BB_STATUS_INVALID_ARGUMENT, "profile w%ua%u is there twice",
+                               (unsigned)o->profiles[i].weight,
+                               (unsigned)o->profiles[i].activation);
+    }
     for (size_t i = 0; i < o->n_layers; i++)
         BB_TRY(check_bits(o->layers[i].bits, o->layers[i].layer, err));
     BB_TRY(check_bits(o->first_last, "first and last layer", err));

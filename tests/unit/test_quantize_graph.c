@@ -468,7 +468,7 @@ static void test_weights_that_are_not_finite_are_refused(void **state) {
 }
 
 static void test_wrong_wishes_are_refused(void **state) {
-    static const bb_bits w9a4 = {9, 4};
+    static const bb_bits w9a4 = {9, 4}, twice[] = {{4, 4}, {2, 4}, {4, 4}};
     static const bb_layer_bits unknown = {"head*", {4, 4}};
     bb_graph *g = small_network();
     bb_quantize_options o;
@@ -490,6 +490,12 @@ static void test_wrong_wishes_are_refused(void **state) {
     o.profiles = &w9a4;
     assert_int_equal(bb_quantize(g, &o, calibrate, &o, 4, &model, NULL, &err),
                      BB_STATUS_INVALID_ARGUMENT);
+    pixel_options(&o);
+    o.profiles = twice;
+    o.n_profiles = 3;
+    assert_int_equal(bb_quantize_plan(g, &o, &(bb_quantize_report){0}, &err),
+                     BB_STATUS_INVALID_ARGUMENT);
+    assert_string_equal(err.message, "profile w4a4 is there twice");
     pixel_options(&o);
     o.struct_size--;
     assert_int_equal(bb_quantize(g, &o, calibrate, &o, 4, &model, NULL, &err),
