@@ -251,17 +251,31 @@ size_t bb_walk_scratch_size(const bb_conv_desc *desc, const bb_conv_route *route
     return set_scratch(&w, NULL);
 }
 
+/** n > 0 copies of a piece one behind the other. */
+static void repeat(void *dst, const void *piece, size_t bytes, size_t n) {
+    uint8_t *to = dst;
+    size_t done = bytes;
+
+    memcpy(to, piece, bytes);
+    while (done < n * bytes) {
+        const size_t left = n * bytes - done, more = done < left ? done : left;
+
+        memcpy(to + done, to, more);
+        done += more;
+    }
+}
+
 /** Copies the transformed padding pixel to n columns. */
 static void fill_padding(const walk *w, uint8_t *row, int32_t *sums, int32_t column, int32_t n) {
-    const size_t groups = (size_t)w->groups;
+    const size_t groups = (size_t)w->groups, first = (size_t)column;
 
-    for (size_t i = (size_t)column; n > 0; i++, n--) {
-        for (size_t part = 0; part < w->parts; part++)
-            memcpy(row + part * w->part_bytes + i * w->pixel_bytes,
-                   w->pad_pixel + part * (round64(w->pixel_bytes) + SLACK), w->pixel_bytes);
-        if (sums)
-            memcpy(sums + i * groups, w->pad_pixel_sums, groups * sizeof(*sums));
-    }
+    if (n <= 0)
+        return;
+    for (size_t part = 0; part < w->parts; part++)
+        repeat(row + part * w->part_bytes + first * w->pixel_bytes,
+               w->pad_pixel + part * (round64(w->pixel_bytes) + SLACK), w->pixel_bytes, (size_t)n);
+    if (sums)
+        repeat(sums + first * groups, w->pad_pixel_sums, groups * sizeof(*sums), (size_t)n);
 }
 
 /** phases[r*phase_ints + i] = sum of pixel i*stride + r, so that the taps of neighbouring windows
