@@ -139,7 +139,7 @@ static partition choose_partition(const bb_engine *engine, const bb_conv_desc *d
 /* ---- max pools ---------------------------------------------------------------------------------
  */
 
-enum { POOL_BYTES = 192 * 1024 };
+enum { POOL_BYTES = 192 * 1024 }; /* of convolved rows: they stay in the second-level cache */
 
 /* The pool that reads a tensor. */
 static const bb_model_node *reader_of(const bb_model *model, int tensor) {

@@ -9,7 +9,7 @@ enum {
     STRIP_PIXELS = 48,       /**< at least, so that the last tile of a strip wastes little */
     L2_WEIGHTS = 192 * 1024, /**< weights beyond this are kept in cache block by block */
     RING_BYTES_MAX = 256 * 1024,
-    CHUNK_PIXELS = 30, /**< at most, of consecutive tiles handed to the epilogue together */
+    CHUNK_PIXELS = 60, /**< at most, of consecutive tiles handed to the epilogue together */
     TILE_INTS = BB_TILE_STRIDE * BB_TILE_PIXELS_MAX
 };
 
