@@ -20,7 +20,7 @@ enum { MOST_PARAMETERS = 1024, MOST_OUTPUTS = 16 };
 
 /* Wrong operands or layouts give 1 and more. That single layers are right to 1e-5 is proved in
  * tests/unit/test_nn_conv_double.c; here the rounding of one random image adds up, to 0.03 in
- * ResNets and 0.37 in small detectors. */
+ * ResNets and 0.25 in segmentation networks. */
 static const double BF16_BOUND = 0.5;
 
 static const char *const networks[] = {
