@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /** @file depthwise.c  Rows and tiles of depthwise layers: what depthwise.h describes. */
 #include "kernels/depthwise.h"
+#include "kernels/layout.h"
 
 #include <string.h>
 
@@ -20,16 +21,6 @@ typedef struct frame {
     int32_t *acc;
 } frame;
 
-static size_t round64(size_t n) {
-    return (n + 63) / 64 * 64;
-}
-
-static void *carve(uint8_t *base, size_t *used, size_t bytes) {
-    void *piece = base ? base + *used : NULL;
-    *used += round64(bytes);
-    return piece;
-}
-
 /** Lays out the scratch memory (base NULL only counts); returns its size. */
 static size_t set_frame(frame *f, const bb_conv_desc *desc, uint8_t *base) {
     const size_t taps = (size_t)desc->kernel[0] * (size_t)desc->kernel[1];
@@ -39,13 +30,13 @@ static size_t set_frame(frame *f, const bb_conv_desc *desc, uint8_t *base) {
         (desc->out_width - 1) * desc->stride[1] + (desc->kernel[1] - 1) * desc->dilation[1] + 1;
     f->slots = (desc->kernel[0] - 1) * desc->dilation[0] + 1;
     f->pixel = (size_t)desc->in_channels;
-    f->row_bytes = round64((size_t)f->columns * f->pixel + SLACK);
+    f->row_bytes = bb_round64((size_t)f->columns * f->pixel + SLACK);
     f->in_place = desc->pad_begin[1] == 0 && f->columns <= desc->in_width;
-    f->pad_row = carve(base, &used, f->row_bytes);
-    f->ring = carve(base, &used, f->in_place ? 0 : (size_t)f->slots * f->row_bytes);
-    f->tags = carve(base, &used, (size_t)f->slots * sizeof(*f->tags));
-    f->taps = carve(base, &used, taps * sizeof(*f->taps));
-    f->acc = carve(base, &used, BB_DEPTHWISE_PIXELS * BB_DEPTHWISE_BLOCK * sizeof(*f->acc));
+    f->pad_row = bb_carve(base, &used, f->row_bytes);
+    f->ring = bb_carve(base, &used, f->in_place ? 0 : (size_t)f->slots * f->row_bytes);
+    f->tags = bb_carve(base, &used, (size_t)f->slots * sizeof(*f->tags));
+    f->taps = bb_carve(base, &used, taps * sizeof(*f->taps));
+    f->acc = bb_carve(base, &used, BB_DEPTHWISE_PIXELS * BB_DEPTHWISE_BLOCK * sizeof(*f->acc));
     return used;
 }
 

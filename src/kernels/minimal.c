@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /** @file minimal.c  Strips of tiles: what minimal.h describes. */
 #include "kernels/minimal.h"
+#include "kernels/layout.h"
 
 #include <string.h>
 
@@ -43,18 +44,6 @@ static const bb_minimal_form forms[] = {
                {0, 1, 0, -1, 0, 0}},
      .weight = {{4, 0, 0}, {0, 0, 4}, {1, 1, 1}, {1, -1, 1}, {2, 0, -2}, {0, 2, 0}, {1, 1, -1}}},
 };
-
-static int32_t div_up(int32_t a, int32_t b) {
-    return (a + b - 1) / b;
-}
-
-static int32_t min32(int32_t a, int32_t b) {
-    return a < b ? a : b;
-}
-
-static size_t round64(size_t n) {
-    return (n + 63) / 64 * 64;
-}
 
 /* ---- choice of form ---- */
 
@@ -163,8 +152,8 @@ static bool is_exact(const bb_minimal_form *form, const bb_conv_desc *desc, bool
 static double weight_of(const bb_minimal_form *form, const bb_conv_desc *desc) {
     const double points = (double)form->points * form->points;
     const double weights = points * desc->in_channels * desc->out_channels;
-    const double tiles =
-        (double)div_up(desc->out_height, form->outputs) * div_up(desc->out_width, form->outputs);
+    const double tiles = (double)bb_div_up(desc->out_height, form->outputs) *
+                         bb_div_up(desc->out_width, form->outputs);
 
     return tiles * weights / 120 + weights / L3_BYTES;
 }
@@ -191,11 +180,11 @@ const bb_minimal_form *bb_minimal_form_for(const bb_conv_desc *desc, bool narrow
 /** Rows of tiles: enough tiles to use weights often, as long as the products (or, where only a few
  *  of those are kept, the codes) stay in cache. */
 static int32_t strip_rows_of(const bb_conv_desc *desc, const bb_minimal_route *route) {
-    const int32_t all = div_up(desc->out_height, route->form->outputs);
+    const int32_t all = bb_div_up(desc->out_height, route->form->outputs);
     const size_t tile =
         route->ops->narrow ? route->code_stride : route->products_stride * sizeof(int32_t);
     const size_t row = (size_t)route->tiles_x * tile;
-    int32_t rows = div_up(STRIP_TILES, route->tiles_x);
+    int32_t rows = bb_div_up(STRIP_TILES, route->tiles_x);
 
     if ((size_t)all * row <= MEMORY)
         return all;
@@ -205,7 +194,7 @@ static int32_t strip_rows_of(const bb_conv_desc *desc, const bb_minimal_route *r
         if (rows * route->tiles_x % route->ops->most_tiles != 0 &&
             (rows + i) * route->tiles_x % route->ops->most_tiles == 0)
             rows += i; /* calls without idle tiles */
-    return min32(rows, all);
+    return bb_min32(rows, all);
 }
 
 /** Minus the lowest value of each point: at most 255 where codes_fit. */
@@ -232,9 +221,9 @@ static size_t chunk_bytes(const bb_conv_desc *desc, const bb_minimal_route *rout
             const int32_t weight = (g.positive + g.negative) * stored_max(form, desc);
             const int32_t pair = 2 * code_span(form, desc, y, x) * (weight > 0 ? weight : 1);
 
-            n += (size_t)div_up(route->steps, 32767 / pair);
+            n += (size_t)bb_div_up(route->steps, 32767 / pair);
         }
-    return round64(n * sizeof(bb_minimal_chunk));
+    return bb_round64(n * sizeof(bb_minimal_chunk));
 }
 
 bb_minimal_route bb_minimal_route_of(const bb_conv_desc *desc, const bb_minimal_ops *ops) {
@@ -246,14 +235,14 @@ bb_minimal_route bb_minimal_route_of(const bb_conv_desc *desc, const bb_minimal_
         .points = form->points * form->points,
         .depth = desc->in_channels,
         .steps = (desc->in_channels + 3) / 4,
-        .blocks = div_up(desc->out_channels, ops->block_channels),
+        .blocks = bb_div_up(desc->out_channels, ops->block_channels),
         .halved = !fits_whole(form, desc),
-        .tiles_x = div_up(desc->out_width, form->outputs),
+        .tiles_x = bb_div_up(desc->out_width, form->outputs),
     };
 
     /* Not multiples of 4 KiB, so that tiles do not share cache sets. */
     route.products_stride = (size_t)route.points * channels + 16;
-    route.codes_bytes = round64((size_t)route.depth);
+    route.codes_bytes = bb_round64((size_t)route.depth);
     route.code_stride = (size_t)route.points * route.codes_bytes + 64;
     if (!ops->narrow)
         route.code_stride = (size_t)route.steps * 4;
@@ -264,7 +253,7 @@ bb_minimal_route bb_minimal_route_of(const bb_conv_desc *desc, const bb_minimal_
     route.strip_rows = strip_rows_of(desc, &route);
     if (!ops->narrow)
         route.codes_bytes =
-            round64((size_t)(route.strip_rows * route.tiles_x) * route.code_stride + SLACK);
+            bb_round64((size_t)(route.strip_rows * route.tiles_x) * route.code_stride + SLACK);
     set_offsets(&route, largest_code(desc));
     return route;
 }
@@ -404,24 +393,16 @@ static void set_geometry(walk *w, const bb_conv_desc *desc, const bb_minimal_rou
     w->route = route;
     w->form = route->form;
     w->columns = route->tiles_x * w->form->outputs + 2;
-    w->left = min32(desc->pad_begin[1], w->columns);
-    w->inside = min32(desc->in_width, w->columns - w->left);
-    w->lines_bytes = round64((size_t)w->columns * (size_t)route->depth + SLACK);
+    w->left = bb_min32(desc->pad_begin[1], w->columns);
+    w->inside = bb_min32(desc->in_width, w->columns - w->left);
+    w->lines_bytes = bb_round64((size_t)w->columns * (size_t)route->depth + SLACK);
 }
 
 /** Tiles given to the epilogue together. */
 static int32_t chunk_tiles(const walk *w) {
     if (w->route->ops->narrow)
         return w->route->ops->most_tiles;
-    return min32(div_up(CHUNK_PIXELS, w->form->outputs), w->route->tiles_x);
-}
-
-/** Hands out consecutive 64-byte aligned pieces; base NULL only counts. */
-static void *carve(uint8_t *base, size_t *used, size_t bytes) {
-    void *piece = base ? base + *used : NULL;
-
-    *used += round64(bytes);
-    return piece;
+    return bb_min32(bb_div_up(CHUNK_PIXELS, w->form->outputs), w->route->tiles_x);
 }
 
 /** Lays out the scratch memory; returns its size. */
@@ -431,21 +412,21 @@ static size_t set_scratch(walk *w, uint8_t *base) {
     const size_t tiles = rows * (size_t)route->tiles_x, columns = (size_t)w->columns;
     size_t used = 0;
 
-    w->pad_row = carve(base, &used, (size_t)w->inside * (size_t)route->depth + SLACK);
-    w->lines = carve(base, &used, (size_t)w->form->points * w->lines_bytes);
+    w->pad_row = bb_carve(base, &used, (size_t)w->inside * (size_t)route->depth + SLACK);
+    w->lines = bb_carve(base, &used, (size_t)w->form->points * w->lines_bytes);
     w->codes =
-        carve(base, &used,
-              route->ops->narrow ? (tiles + (size_t)route->ops->most_tiles) * route->code_stride
-                                 : (size_t)route->points * route->codes_bytes);
-    w->products = carve(base, &used,
-                        (route->ops->narrow ? (size_t)route->ops->most_tiles : tiles) *
-                            route->products_stride * sizeof(int32_t));
+        bb_carve(base, &used,
+                 route->ops->narrow ? (tiles + (size_t)route->ops->most_tiles) * route->code_stride
+                                    : (size_t)route->points * route->codes_bytes);
+    w->products = bb_carve(base, &used,
+                           (route->ops->narrow ? (size_t)route->ops->most_tiles : tiles) *
+                               route->products_stride * sizeof(int32_t));
     w->acc =
-        carve(base, &used, m * m * (size_t)chunk_tiles(w) * BB_MINIMAL_PIXEL * sizeof(int32_t));
+        bb_carve(base, &used, m * m * (size_t)chunk_tiles(w) * BB_MINIMAL_PIXEL * sizeof(int32_t));
     if (route->halved) {
-        w->pixel_sums = carve(base, &used, (rows * m + 2) * columns * sizeof(int32_t));
-        w->column_sums = carve(base, &used, columns * sizeof(int32_t));
-        w->window_sums = carve(base, &used, rows * m * (columns - 2) * sizeof(int32_t));
+        w->pixel_sums = bb_carve(base, &used, (rows * m + 2) * columns * sizeof(int32_t));
+        w->column_sums = bb_carve(base, &used, columns * sizeof(int32_t));
+        w->window_sums = bb_carve(base, &used, rows * m * (columns - 2) * sizeof(int32_t));
     }
     return used;
 }
@@ -559,7 +540,7 @@ static void sum_windows(const walk *w, int32_t n) {
 static void multiply_points(const walk *w, int32_t tiles, const uint8_t *block, int32_t p,
                             int32_t n) {
     const bb_minimal_route *route = w->route;
-    const int32_t calls = div_up(tiles, route->ops->most_tiles);
+    const int32_t calls = bb_div_up(tiles, route->ops->most_tiles);
     const uint8_t *next = block + (size_t)(p + n) * route->point_bytes;
 
     for (int32_t i = 0; i < calls; i++) {
@@ -581,10 +562,10 @@ static void multiply_points(const walk *w, int32_t tiles, const uint8_t *block, 
 /** As many points at a time as have their weights in L1 for all tiles. */
 static void multiply_block(const walk *w, int32_t tiles, const uint8_t *block) {
     const int32_t all = w->route->points, fit = (int32_t)(L1_WEIGHTS / w->route->point_bytes);
-    const int32_t some = fit < 1 ? 1 : min32(fit, all);
+    const int32_t some = fit < 1 ? 1 : bb_min32(fit, all);
 
     for (int32_t p = 0; p < all; p += some)
-        multiply_points(w, tiles, block, p, min32(some, all - p));
+        multiply_points(w, tiles, block, p, bb_min32(some, all - p));
 }
 
 /** Gives n_tiles tiles of one row, from tile t of the strip, to the epilogue. */
@@ -592,7 +573,7 @@ static void finish_chunk(const walk *w, int32_t y, int32_t row, int32_t first, i
                          int32_t b) {
     const bb_minimal_route *route = w->route;
     const int32_t m = w->form->outputs, channels = route->ops->block_channels;
-    const int32_t x = first * m, n = min32(n_tiles * m, w->desc->out_width - x);
+    const int32_t x = first * m, n = bb_min32(n_tiles * m, w->desc->out_width - x);
     const size_t width = (size_t)(route->tiles_x * m);
     const uint8_t *block = w->packed + (size_t)b * route->block_bytes;
     bb_minimal_finish job = {
@@ -613,7 +594,7 @@ static void finish_chunk(const walk *w, int32_t y, int32_t row, int32_t first, i
     }
     for (int32_t r = 0; r < m && y + r < w->y1; r++)
         w->tile(w->user, y + r, x, n, b * channels,
-                min32(channels, w->desc->out_channels - b * channels),
+                bb_min32(channels, w->desc->out_channels - b * channels),
                 w->acc + (size_t)r * job.row_ints, BB_MINIMAL_PIXEL);
 }
 
@@ -626,7 +607,7 @@ static void run_wide(const walk *w, int32_t y, int32_t rows) {
         multiply_block(w, rows * route->tiles_x, w->packed + (size_t)b * route->block_bytes);
         for (int32_t r = 0; r < rows; r++)
             for (int32_t t = 0; t < route->tiles_x; t += chunk)
-                finish_chunk(w, y + r * m, r, t, min32(chunk, route->tiles_x - t), b);
+                finish_chunk(w, y + r * m, r, t, bb_min32(chunk, route->tiles_x - t), b);
     }
 }
 
@@ -666,9 +647,9 @@ static void emit(const walk *w, int32_t y, int32_t first, int32_t n, int32_t c0,
     const ptrdiff_t row_ints = (ptrdiff_t)(chunk_tiles(w) * m) * BB_MINIMAL_PIXEL;
 
     for (int32_t done = 0; done < n;) {
-        const int32_t at = (first + done) % tiles_x, take = min32(n - done, tiles_x - at);
+        const int32_t at = (first + done) % tiles_x, take = bb_min32(n - done, tiles_x - at);
         const int32_t top = y + (first + done) / tiles_x * m;
-        const int32_t pixels = min32(take * m, w->desc->out_width - at * m);
+        const int32_t pixels = bb_min32(take * m, w->desc->out_width - at * m);
 
         for (int32_t r = 0; r < m && top + r < w->y1; r++)
             w->tile(w->user, top + r, at * m, pixels, c0, channels,
@@ -685,8 +666,8 @@ static void run_narrow(const walk *w, int32_t y, int32_t rows) {
 
     for (int32_t c = 0; c < w->desc->out_channels; c += ops->call_channels)
         for (int32_t t = 0; t < tiles; t += ops->most_tiles) {
-            const int32_t n = min32(ops->most_tiles, tiles - t);
-            const int32_t channels = min32(ops->call_channels, w->desc->out_channels - c);
+            const int32_t n = bb_min32(ops->most_tiles, tiles - t);
+            const int32_t channels = bb_min32(ops->call_channels, w->desc->out_channels - c);
 
             for (int32_t i = 0; i < channels; i += ops->block_channels)
                 run_few(w, t, n, (c + i) / ops->block_channels, w->acc + i);
@@ -722,5 +703,5 @@ void bb_minimal_run(const bb_conv_desc *desc, const bb_minimal_route *route, con
     set_scratch(&w, scratch);
     memset(w.pad_row, (int)desc->pad_code, (size_t)w.inside * (size_t)route->depth);
     for (int32_t y = y0; y < y1; y += step)
-        run_strip(&w, y, min32(route->strip_rows, div_up(y1 - y, m)));
+        run_strip(&w, y, bb_min32(route->strip_rows, bb_div_up(y1 - y, m)));
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /** @file pointwise.c  Chunks of pixels and blocks of channels: what pointwise.h describes. */
 #include "kernels/pointwise.h"
+#include "kernels/layout.h"
 
 #include <string.h>
 
@@ -22,20 +23,6 @@ typedef struct frame {
     int32_t *sums, *acc;
 } frame;
 
-static size_t round64(size_t n) {
-    return (n + 63) / 64 * 64;
-}
-
-static void *carve(uint8_t *base, size_t *used, size_t bytes) {
-    void *piece = base ? base + *used : NULL;
-    *used += round64(bytes);
-    return piece;
-}
-
-static int32_t min32(int32_t a, int32_t b) {
-    return a < b ? a : b;
-}
-
 static int32_t blocks_of(const bb_conv_desc *desc, const bb_pointwise_route *route) {
     return (desc->out_channels + route->block - 1) / route->block;
 }
@@ -45,7 +32,7 @@ static int32_t joined_of(const bb_conv_desc *desc, const bb_pointwise_route *rou
     const bool dense = whole && desc->out_channels % BB_POINTWISE_CHANNELS != 0 &&
                        desc->out_channels <= BB_POINTWISE_DENSE;
     const int32_t most = dense ? BB_POINTWISE_DENSE : BB_POINTWISE_CHANNELS;
-    return min32(most > route->block ? most / route->block : 1, blocks_of(desc, route));
+    return bb_min32(most > route->block ? most / route->block : 1, blocks_of(desc, route));
 }
 
 /** Pixels follow each other without a gap where that spoils no other block's sums: a last block
@@ -54,13 +41,13 @@ static size_t stride_of(const bb_conv_desc *desc, const bb_pointwise_route *rout
     const int32_t all = joined * route->block;
     const bool whole = desc->out_channels % route->block == 0 ||
                        (desc->out_channels < route->block && !route->rewrites);
-    return (size_t)(whole ? min32(all, desc->out_channels) : all);
+    return (size_t)(whole ? bb_min32(all, desc->out_channels) : all);
 }
 
 static int32_t chunk_of(const bb_conv_desc *desc, const bb_pointwise_route *route, size_t stride) {
     const int32_t tiles = route->chunk_sums / (int32_t)stride / route->tile;
     const int32_t most = (desc->out_height * desc->out_width + route->tile - 1) / route->tile;
-    return min32(tiles > 0 ? tiles : 1, most) * route->tile;
+    return bb_min32(tiles > 0 ? tiles : 1, most) * route->tile;
 }
 
 /** Also lays out the scratch memory (base NULL only counts); returns its size. */
@@ -74,11 +61,11 @@ static size_t set_frame(frame *f, const bb_conv_desc *desc, const bb_pointwise_r
     f->stride = stride_of(desc, route, f->joined);
     f->chunk = chunk_of(desc, route, f->stride);
     f->codes =
-        carve(base, &used,
-              (size_t)(route->transform ? f->chunk : route->tile) * route->pixel_bytes + SLACK);
-    f->sums = carve(base, &used, (size_t)f->chunk * sizeof(*f->sums));
-    f->acc =
-        carve(base, &used, ((size_t)f->chunk * f->stride + (size_t)route->block) * sizeof(*f->acc));
+        bb_carve(base, &used,
+                 (size_t)(route->transform ? f->chunk : route->tile) * route->pixel_bytes + SLACK);
+    f->sums = bb_carve(base, &used, (size_t)f->chunk * sizeof(*f->sums));
+    f->acc = bb_carve(base, &used,
+                      ((size_t)f->chunk * f->stride + (size_t)route->block) * sizeof(*f->acc));
     return used;
 }
 
@@ -89,10 +76,6 @@ bool bb_pointwise_supports(const bb_conv_desc *desc) {
            desc->out_width == desc->in_width && desc->out_height * desc->out_width > 1;
 }
 
-static int32_t floor_half(int32_t w) {
-    return (w - (w & 1)) / 2;
-}
-
 void bb_pointwise_put_bytes(const bb_pointwise_route *route, uint8_t *block, int32_t lane,
                             const int16_t *weights, int32_t n) {
     const size_t step = (size_t)route->block * 4;
@@ -100,7 +83,7 @@ void bb_pointwise_put_bytes(const bb_pointwise_route *route, uint8_t *block, int
     uint8_t *dst = block + (size_t)lane * 4;
     for (int32_t i = 0; i < n; i++)
         dst[(size_t)(i / 4) * step + (size_t)(i % 4)] =
-            (uint8_t)(route->halved ? floor_half(weights[i]) : weights[i]);
+            (uint8_t)(route->halved ? bb_floor_half(weights[i]) : weights[i]);
     parity[lane] = weights[0] & 1 ? -1 : 0;
 }
 
@@ -166,11 +149,11 @@ static void run_chunk(const frame *f, const uint8_t *codes, int32_t q, int32_t n
     const int32_t block = f->route->block;
     const int32_t computed = n + early < f->route->tile ? f->route->tile : n + early;
     for (int32_t b = 0; b < f->blocks; b += f->joined) {
-        const int32_t end = min32(b + f->joined, f->blocks), c0 = b * block;
+        const int32_t end = bb_min32(b + f->joined, f->blocks), c0 = b * block;
         for (int32_t i = b; i < end; i++)
             run_block(f, codes, computed, i, f->acc + (size_t)(i - b) * (size_t)block);
         f->tile(f->user, f->y0 + q / desc->out_width, q % desc->out_width, n, c0,
-                min32(end * block, desc->out_channels) - c0, f->acc + (size_t)early * f->stride,
+                bb_min32(end * block, desc->out_channels) - c0, f->acc + (size_t)early * f->stride,
                 f->stride);
     }
 }
@@ -184,7 +167,7 @@ void bb_pointwise_run(const bb_conv_desc *desc, const bb_pointwise_route *route,
     set_frame(&f, desc, route, scratch);
     in += (size_t)y0 * (size_t)desc->out_width * pixel;
     for (int32_t q = 0; q < all; q += f.chunk) {
-        const int32_t n = min32(f.chunk, all - q);
+        const int32_t n = bb_min32(f.chunk, all - q);
         /* A last chunk of less than a tile begins early, or counts pixels that are not there. */
         const int32_t early = n < route->tile && q > 0 ? route->tile - n : 0;
         run_chunk(&f, prepare(&f, in + (size_t)(q - early) * pixel, n + early), q, n, early);

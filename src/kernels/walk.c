@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /** @file walk.c  Strips, row ring, tiles: what walk.h describes. */
 #include "kernels/walk.h"
+#include "kernels/layout.h"
 
 #include <string.h>
 
@@ -43,10 +44,6 @@ typedef struct walk {
     uint8_t *work;
 } walk;
 
-static int32_t floor_half(int32_t w) {
-    return (w - (w & 1)) / 2;
-}
-
 void bb_put_bytes(const bb_conv_route *route, uint8_t *block, int32_t lane, int32_t segment,
                   const int16_t *weights, int32_t n, bool halved) {
     const size_t step = (size_t)route->block_channels * 4;
@@ -55,7 +52,7 @@ void bb_put_bytes(const bb_conv_route *route, uint8_t *block, int32_t lane, int3
 
     for (int32_t i = 0; i < n; i++) {
         dst[(size_t)(i / 4) * step + (size_t)(i % 4)] =
-            (uint8_t)(halved ? floor_half(weights[i]) : weights[i]);
+            (uint8_t)(halved ? bb_floor_half(weights[i]) : weights[i]);
         parity[lane] = weights[i] & 1 ? -1 : 0;
     }
 }
@@ -93,21 +90,13 @@ int32_t bb_route_length(const bb_conv_desc *desc, const bb_conv_route *route) {
     return bb_segment_length(desc) * (route->gather ? desc->kernel[0] : 1);
 }
 
-static int32_t div_up(int32_t a, int32_t b) {
-    return (a + b - 1) / b;
-}
-
-static int32_t min32(int32_t a, int32_t b) {
-    return a < b ? a : b;
-}
-
 /** Groups as the walk sees them: a depthwise layer is one group of single-channel filters. */
 static int32_t groups_of(const bb_conv_desc *desc, const bb_conv_route *route) {
     return route->depthwise ? 1 : desc->groups;
 }
 
 static int32_t blocks_of(const bb_conv_desc *desc, const bb_conv_route *route) {
-    return div_up(desc->out_channels / groups_of(desc, route), route->block_channels);
+    return bb_div_up(desc->out_channels / groups_of(desc, route), route->block_channels);
 }
 
 bool bb_route_large(const bb_conv_desc *desc, const bb_conv_route *route) {
@@ -144,21 +133,17 @@ static int32_t ring_rows_of(const bb_conv_desc *desc, int32_t strip_rows) {
 static int32_t strip_rows_of(const bb_conv_desc *desc, const bb_conv_route *route,
                              size_t row_bytes) {
     const bool large = bb_route_large(desc, route);
-    int32_t rows = large ? desc->out_height : div_up(STRIP_PIXELS, desc->out_width);
+    int32_t rows = large ? desc->out_height : bb_div_up(STRIP_PIXELS, desc->out_width);
 
     for (int32_t i = 0; !large && i < route->pixels; i++)
         if ((rows + i) * desc->out_width % route->pixels == 0) {
             rows += i;
             break;
         }
-    rows = min32(rows, desc->out_height);
+    rows = bb_min32(rows, desc->out_height);
     while (rows > 1 && (size_t)ring_rows_of(desc, rows) * row_bytes > RING_BYTES_MAX)
         rows--;
     return rows;
-}
-
-static size_t round64(size_t n) {
-    return (n + 63) / 64 * 64;
 }
 
 static bool needs_no_padding(const walk *w) {
@@ -173,7 +158,7 @@ static void set_geometry(walk *w, const bb_conv_desc *desc, const bb_conv_route 
     w->groups = groups_of(desc, route);
     w->pixel_bytes = route->group_bytes * (size_t)w->groups;
     w->parts = route->parts > 1 ? (size_t)route->parts : 1;
-    w->part_bytes = round64((size_t)w->columns * w->pixel_bytes + SLACK);
+    w->part_bytes = bb_round64((size_t)w->columns * w->pixel_bytes + SLACK);
     w->row_bytes = w->parts * w->part_bytes;
     w->window_bytes = (route->segment_bytes + 3) / 4 * 4;
     w->by_tap = route->segments == desc->kernel[0] * desc->kernel[1];
@@ -191,21 +176,13 @@ static int32_t chunk_pixels(const bb_conv_route *route) {
     return CHUNK_PIXELS / route->pixels * route->pixels;
 }
 
-/** Hands out consecutive 64-byte aligned pieces; base NULL only counts. */
-static void *carve(uint8_t *base, size_t *used, size_t bytes) {
-    void *piece = base ? base + *used : NULL;
-
-    *used += round64(bytes);
-    return piece;
-}
-
 static size_t sum_row_ints(const walk *w) {
     return (size_t)w->desc->out_width * (size_t)w->groups;
 }
 
 /** Pixels of a row that have the same column modulo the stride. */
 static size_t phase_ints(const walk *w) {
-    return (size_t)div_up(w->columns, w->desc->stride[1]);
+    return (size_t)bb_div_up(w->columns, w->desc->stride[1]);
 }
 
 /** Lays out the scratch memory; returns its size. */
@@ -219,28 +196,29 @@ static size_t set_scratch(walk *w, uint8_t *base) {
                                              : (size_t)(CHUNK_PIXELS * BB_TILE_STRIDE);
     size_t used = 0;
 
-    w->ring = carve(base, &used, w->in_place ? 0 : slots * w->row_bytes);
-    w->pad_row = carve(base, &used, w->row_bytes);
-    w->pad_codes = carve(base, &used, (size_t)w->desc->in_channels + SLACK);
-    w->pad_pixel = carve(base, &used, w->parts * (round64(w->pixel_bytes) + SLACK));
+    w->ring = bb_carve(base, &used, w->in_place ? 0 : slots * w->row_bytes);
+    w->pad_row = bb_carve(base, &used, w->row_bytes);
+    w->pad_codes = bb_carve(base, &used, (size_t)w->desc->in_channels + SLACK);
+    w->pad_pixel = bb_carve(base, &used, w->parts * (bb_round64(w->pixel_bytes) + SLACK));
     if (w->route->wants_sums)
-        w->window_sums = carve(base, &used, (pixels + BB_TILE_PIXELS_MAX) * sizeof(int32_t));
+        w->window_sums = bb_carve(base, &used, (pixels + BB_TILE_PIXELS_MAX) * sizeof(int32_t));
     if (w->route->wants_sums && !w->route->gather) {
-        w->ring_sums = carve(base, &used, slots * sum_row);
-        w->pad_sums = carve(base, &used, sum_row);
-        w->pad_pixel_sums = carve(base, &used, (size_t)w->groups * sizeof(int32_t));
-        w->pixel_sums = carve(base, &used, columns * (size_t)w->groups * sizeof(int32_t));
+        w->ring_sums = bb_carve(base, &used, slots * sum_row);
+        w->pad_sums = bb_carve(base, &used, sum_row);
+        w->pad_pixel_sums = bb_carve(base, &used, (size_t)w->groups * sizeof(int32_t));
+        w->pixel_sums = bb_carve(base, &used, columns * (size_t)w->groups * sizeof(int32_t));
         w->phases =
-            carve(base, &used, (size_t)w->desc->stride[1] * phase_ints(w) * sizeof(int32_t));
+            bb_carve(base, &used, (size_t)w->desc->stride[1] * phase_ints(w) * sizeof(int32_t));
     }
-    w->tags = carve(base, &used, slots * sizeof(int32_t));
-    w->rows = carve(base, &used, strip * sizeof(*w->rows));
-    w->row_sums = carve(base, &used, strip * sizeof(*w->row_sums));
-    w->windows = carve(base, &used, w->route->gather ? pixels * w->window_bytes + SLACK : 0);
-    w->ptr = carve(base, &used,
-                   tiles * (size_t)w->route->pixels * (size_t)w->route->segments * sizeof(*w->ptr));
-    w->acc = carve(base, &used, acc * sizeof(int32_t));
-    w->work = carve(base, &used, w->route->work_bytes);
+    w->tags = bb_carve(base, &used, slots * sizeof(int32_t));
+    w->rows = bb_carve(base, &used, strip * sizeof(*w->rows));
+    w->row_sums = bb_carve(base, &used, strip * sizeof(*w->row_sums));
+    w->windows = bb_carve(base, &used, w->route->gather ? pixels * w->window_bytes + SLACK : 0);
+    w->ptr =
+        bb_carve(base, &used,
+                 tiles * (size_t)w->route->pixels * (size_t)w->route->segments * sizeof(*w->ptr));
+    w->acc = bb_carve(base, &used, acc * sizeof(int32_t));
+    w->work = bb_carve(base, &used, w->route->work_bytes);
     return used;
 }
 
@@ -273,7 +251,7 @@ static void fill_padding(const walk *w, uint8_t *row, int32_t *sums, int32_t col
         return;
     for (size_t part = 0; part < w->parts; part++)
         repeat(row + part * w->part_bytes + first * w->pixel_bytes,
-               w->pad_pixel + part * (round64(w->pixel_bytes) + SLACK), w->pixel_bytes, (size_t)n);
+               w->pad_pixel + part * (bb_round64(w->pixel_bytes) + SLACK), w->pixel_bytes, (size_t)n);
     if (sums)
         repeat(sums + first * groups, w->pad_pixel_sums, groups * sizeof(*sums), (size_t)n);
 }
@@ -312,7 +290,7 @@ static void sum_taps(const walk *w, int32_t *sums) {
 
 static void make_padding(walk *w) {
     memset(w->pad_codes, (int)w->desc->pad_code, (size_t)w->desc->in_channels);
-    w->route->transform(w->desc, w->pad_codes, 1, w->pad_pixel, round64(w->pixel_bytes) + SLACK,
+    w->route->transform(w->desc, w->pad_codes, 1, w->pad_pixel, bb_round64(w->pixel_bytes) + SLACK,
                         w->pad_pixel_sums);
     fill_padding(w, w->pad_row, w->pixel_sums, 0, w->columns);
     if (w->pixel_sums)
@@ -322,8 +300,8 @@ static void make_padding(walk *w) {
 /** Transforms input row iy into its slot, padding on both sides. */
 static void transform_row(walk *w, int32_t iy, size_t slot) {
     const bb_conv_desc *desc = w->desc;
-    const int32_t left = min32(desc->pad_begin[1], w->columns);
-    const int32_t n = min32(desc->in_width, w->columns - left);
+    const int32_t left = bb_min32(desc->pad_begin[1], w->columns);
+    const int32_t n = bb_min32(desc->in_width, w->columns - left);
     const uint8_t *codes = w->in + (size_t)iy * (size_t)desc->in_width * (size_t)desc->in_channels;
     uint8_t *row = w->ring + slot * w->row_bytes;
     int32_t *sums = w->pixel_sums; /* NULL where none are wanted of pixels */
@@ -448,7 +426,7 @@ static void point_strip(walk *w, int32_t n_rows, int32_t group) {
 
     for (int32_t y = 0; y < n_rows; y++)
         for (int32_t x = 0; x < width;) {
-            const int32_t n = min32(pixels - p, width - x);
+            const int32_t n = bb_min32(pixels - p, width - x);
 
             point_pixels(w, w->rows + (size_t)y * (size_t)w->desc->kernel[0], x, n, group,
                          tile + p);
@@ -516,7 +494,7 @@ static bb_tile_job tile_job(const walk *w, int32_t q, int32_t n_pixels, int32_t 
         .weights = w->packed + (size_t)(group * w->blocks + b) * route->block_bytes,
         .next = next_weights(w, q, group * w->blocks + b),
         .sums = route->wants_sums ? w->window_sums + q : NULL,
-        .n_pixels = min32(route->pixels, n_pixels - q),
+        .n_pixels = bb_min32(route->pixels, n_pixels - q),
         .channel = b * route->block_channels,
         .n_blocks = 1,
         .acc = w->acc,
@@ -529,7 +507,7 @@ static bb_tile_job tile_job(const walk *w, int32_t q, int32_t n_pixels, int32_t 
 static int32_t channels_of(const walk *w, int32_t b, int32_t n) {
     const int32_t block = w->route->block_channels;
 
-    return min32(n * block, w->group_channels - b * block);
+    return bb_min32(n * block, w->group_channels - b * block);
 }
 
 /** The blocks of up to BB_TILE_STRIDE channels of one tile. */
@@ -551,8 +529,8 @@ static void compute_tile(const bb_conv_route *route, bb_tile_job *job, int32_t n
 static void run_tiles(const walk *w, int32_t y0, int32_t q, int32_t n_pixels, int32_t group,
                       int32_t b) {
     const bb_conv_route *route = w->route;
-    const int32_t n = min32(w->blocks - b, BB_TILE_STRIDE / route->block_channels);
-    const int32_t end = min32(q + chunk_pixels(route), n_pixels);
+    const int32_t n = bb_min32(w->blocks - b, BB_TILE_STRIDE / route->block_channels);
+    const int32_t end = bb_min32(q + chunk_pixels(route), n_pixels);
 
     for (int32_t i = q; i < end; i += route->pixels) {
         bb_tile_job job = tile_job(w, i, n_pixels, group, b);
@@ -569,7 +547,7 @@ static void run_tile_blocks(const walk *w, int32_t y0, int32_t q, int32_t n_pixe
                             int32_t b) {
     bb_tile_job job = tile_job(w, q, n_pixels, group, b);
 
-    job.n_blocks = min32(w->blocks - b, w->route->call_blocks);
+    job.n_blocks = bb_min32(w->blocks - b, w->route->call_blocks);
     w->route->block(&job);
     for (int32_t i = 0; i < job.n_blocks; i++)
         emit(w, y0, q, job.n_pixels, group * w->group_channels + (b + i) * BB_TILE_STRIDE,
@@ -610,7 +588,7 @@ void bb_walk_run(const bb_conv_desc *desc, const bb_conv_route *route, const voi
     if (route->prepare)
         route->prepare(route, w.work);
     for (int32_t y = y0; y < y1; y += w.strip_rows) {
-        const int32_t end = min32(y + w.strip_rows, y1);
+        const int32_t end = bb_min32(y + w.strip_rows, y1);
 
         w.pixel_share = (size_t)round_blocks(&w) * route->block_bytes /
                         ((size_t)(end - y) * (size_t)desc->out_width);

@@ -46,6 +46,37 @@
 bool bb_saturating_adds_avx2(void);
 /** Entry i of table x: the sum of those of the four two-bit numbers in x whose bit of i is set. */
 extern const uint8_t bb_two_bit_tables_avx2[256][16];
+/** Entry i of table x: the bits of x & i in the low nibble, those of (x >> 4) & i in the high one.
+ */
+extern const uint8_t bb_bit_pair_tables_avx2[256][16];
+/** 64 codes of one bit, four to a byte. Bytes that are no codes only reach bits above those of the
+ *  codes before them. */
+BB_AVX2 static inline __m128i bb_nibbles_avx2(const uint8_t *codes) {
+    const __m256i bits = _mm256_set1_epi32(0x08040201), ones = _mm256_set1_epi16(1);
+    const __m256i low = _mm256_set1_epi32(15);
+    const __m256i u0 = _mm256_loadu_si256((const void *)codes);
+    const __m256i u1 = _mm256_loadu_si256((const void *)(codes + 32));
+    const __m256i a = _mm256_madd_epi16(_mm256_maddubs_epi16(u0, bits), ones);
+    const __m256i b = _mm256_madd_epi16(_mm256_maddubs_epi16(u1, bits), ones);
+    const __m256i both = _mm256_packus_epi32(_mm256_and_si256(a, low), _mm256_and_si256(b, low));
+    const __m256i words = _mm256_permute4x64_epi64(both, 0xd8);
+
+    return _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+}
+
+/** acc[0..15] = (acc or start) + (sums << shift) for 16-bit sums. */
+BB_AVX2 static inline void bb_add_sums_avx2(int32_t *acc, __m256i sums, __m128i shift, bool first,
+                                            __m256i start) {
+    const __m256i lo = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(sums));
+    const __m256i hi = _mm256_cvtepu16_epi32(_mm256_extracti128_si256(sums, 1));
+    __m256i *dst = (void *)acc;
+
+    _mm256_storeu_si256(dst, _mm256_add_epi32(_mm256_sll_epi32(lo, shift),
+                                              first ? start : _mm256_loadu_si256(dst)));
+    _mm256_storeu_si256(dst + 1, _mm256_add_epi32(_mm256_sll_epi32(hi, shift),
+                                                  first ? start : _mm256_loadu_si256(dst + 1)));
+}
+
 /** bb_conv_route's gather. */
 void bb_gather_avx2(const uint8_t *const *rows, int32_t n_rows, size_t step, size_t bytes,
                     int32_t n, uint8_t *dst, size_t window_bytes);

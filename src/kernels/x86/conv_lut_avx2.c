@@ -294,19 +294,6 @@ static loop_fn loop_for(const bb_conv_route *route, bool pairs) {
     return loops[route->variant == CONSTANT][bb_saturating_adds_avx2()][pairs];
 }
 
-/** acc[0..15] of one vector of 16-bit sums: (acc or start) + (sums << shift). */
-BB_AVX2 static inline void add_sums(int32_t *acc, __m256i sums, __m128i shift, bool first,
-                                    __m256i start) {
-    __m256i lo = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(sums));
-    __m256i hi = _mm256_cvtepu16_epi32(_mm256_extracti128_si256(sums, 1));
-    __m256i *dst = (void *)acc;
-
-    lo = _mm256_sll_epi32(lo, shift);
-    hi = _mm256_sll_epi32(hi, shift);
-    _mm256_storeu_si256(dst, _mm256_add_epi32(lo, first ? start : _mm256_loadu_si256(dst)));
-    _mm256_storeu_si256(dst + 1, _mm256_add_epi32(hi, first ? start : _mm256_loadu_si256(dst + 1)));
-}
-
 /** Where a pass over one part goes. */
 typedef struct target {
     const bb_tile_job *job;
@@ -331,12 +318,12 @@ BB_AVX2 static void flush(target *t) {
             const __m256i h = _mm256_load_si256((const void *)w->sums[1][p][v]);
 
             if (t->pass.pairs) {
-                add_sums(acc + v * 16, s, by, t->first, start);
+                bb_add_sums_avx2(acc + v * 16, s, by, t->first, start);
             } else {
                 const __m256i lo = _mm256_sub_epi16(s, _mm256_slli_epi16(h, 8));
 
-                add_sums(acc + v * 32, lo, by, t->first, start);
-                add_sums(acc + v * 32 + 16, h, by, t->first, start);
+                bb_add_sums_avx2(acc + v * 32, lo, by, t->first, start);
+                bb_add_sums_avx2(acc + v * 32 + 16, h, by, t->first, start);
             }
         }
     }

@@ -51,27 +51,12 @@ typedef struct work {
     uint16_t offsets[];      /**< [SLOTS][slot_offsets] */
 } work;
 
-/* Entry i of table x. */
-#define BITS(n) (((n)&1) + ((n) >> 1 & 1) + ((n) >> 2 & 1) + ((n) >> 3 & 1))
-#define ENTRY(x, i) (BITS((x) & (i)) + 16 * BITS((x) >> 4 & (i)))
-#define TABLE_OF(x)                                                                                \
-    {                                                                                              \
-        ENTRY(x, 0), ENTRY(x, 1), ENTRY(x, 2), ENTRY(x, 3), ENTRY(x, 4), ENTRY(x, 5), ENTRY(x, 6), \
-            ENTRY(x, 7), ENTRY(x, 8), ENTRY(x, 9), ENTRY(x, 10), ENTRY(x, 11), ENTRY(x, 12),       \
-            ENTRY(x, 13), ENTRY(x, 14), ENTRY(x, 15)                                               \
-    }
-#define TABLES_4(x) TABLE_OF(x), TABLE_OF((x) + 1), TABLE_OF((x) + 2), TABLE_OF((x) + 3)
-#define TABLES_16(x) TABLES_4(x), TABLES_4((x) + 4), TABLES_4((x) + 8), TABLES_4((x) + 12)
-#define TABLES_64(x) TABLES_16(x), TABLES_16((x) + 16), TABLES_16((x) + 32), TABLES_16((x) + 48)
-
 #define TIMES_32(x)                                                                                \
     x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x
 
 static const struct {
-    _Alignas(64) uint8_t tables[256][16];
-    uint8_t low[32], high[32]; /**< nibbles */
-} constants = {
-    {TABLES_64(0), TABLES_64(64), TABLES_64(128), TABLES_64(192)}, {TIMES_32(15)}, {TIMES_32(240)}};
+    _Alignas(32) uint8_t low[32], high[32];
+} nibbles = {{TIMES_32(15)}, {TIMES_32(240)}};
 
 #define INDICES(at) "vmovdqa " at "(%%rdx), %%ymm14\n\tvmovdqa 32+" at "(%%rdx), %%ymm15\n\t"
 #define TABLE(at) "movzwl " at "(%%rsi), %%eax\n\tvbroadcasti128 (%%r8,%%rax), %%ymm12\n\t"
@@ -126,7 +111,7 @@ static const struct {
                                                                             "%%rbx\n\tjnz "        \
                                                                             "1b\n\tvzeroupper\n\t" \
         :                                                                                          \
-        : "D"(args), "m"(constants.low), "m"(constants.high)                                       \
+        : "D"(args), "m"(nibbles.low), "m"(nibbles.high)                                           \
         : BB_ASM_CLOBBERS)
 
 /** args->sums = sums of all groups. Bytes never pass 255, so saturation changes nothing. */
@@ -157,19 +142,6 @@ BB_AVX2 static void pair_up(const uint8_t *const *ptr, int32_t n, uint16_t *dst)
     }
 }
 
-/** acc[0..15] = (acc or start) + (sums << shift) */
-BB_AVX2 static inline void add_sums(int32_t *acc, __m256i sums, __m128i shift, bool first,
-                                    __m256i start) {
-    const __m256i lo = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(sums));
-    const __m256i hi = _mm256_cvtepu16_epi32(_mm256_extracti128_si256(sums, 1));
-    __m256i *dst = (void *)acc;
-
-    _mm256_storeu_si256(dst, _mm256_add_epi32(_mm256_sll_epi32(lo, shift),
-                                              first ? start : _mm256_loadu_si256(dst)));
-    _mm256_storeu_si256(dst + 1, _mm256_add_epi32(_mm256_sll_epi32(hi, shift),
-                                                  first ? start : _mm256_loadu_si256(dst + 1)));
-}
-
 /** Adds plane k to the tile. */
 BB_AVX2 static void finish(const bb_tile_job *job, int32_t k) {
     const work *w = job->work;
@@ -184,8 +156,8 @@ BB_AVX2 static void finish(const bb_tile_job *job, int32_t k) {
             const __m256i s = _mm256_load_si256((const void *)sums[0]);
             const __m256i h = _mm256_load_si256((const void *)sums[1]);
 
-            add_sums(acc, _mm256_sub_epi16(s, _mm256_slli_epi16(h, 8)), by, k == 0, start);
-            add_sums(acc + 16, h, by, k == 0, start);
+            bb_add_sums_avx2(acc, _mm256_sub_epi16(s, _mm256_slli_epi16(h, 8)), by, k == 0, start);
+            bb_add_sums_avx2(acc + 16, h, by, k == 0, start);
         }
     }
 }
@@ -223,7 +195,7 @@ static void block(const bb_tile_job *job) {
     work *w = job->work;
     loop_args args = {.offsets = offsets_of(job),
                       .weights = job->weights,
-                      .tables = constants.tables,
+                      .tables = bb_bit_pair_tables_avx2,
                       .sums = w->sums[0][0],
                       .triples = triples_of(route),
                       .chunk = CHUNK};
@@ -235,15 +207,6 @@ static void block(const bb_tile_job *job) {
     }
 }
 
-/** Nibbles of 32 codes in the low bits of 8 lanes. */
-BB_AVX2 static inline __m256i nibbles_of(const uint8_t *codes) {
-    const __m256i bits = _mm256_set1_epi32(0x08040201);
-    const __m256i u = _mm256_loadu_si256((const void *)codes);
-    const __m256i sums = _mm256_madd_epi16(_mm256_maddubs_epi16(u, bits), _mm256_set1_epi16(1));
-
-    return _mm256_and_si256(sums, _mm256_set1_epi32(15));
-}
-
 /** What lies past the depth only reaches the high bits of the last nibble, whose indices are 0. */
 BB_AVX2 static void transform(const bb_conv_desc *desc, const uint8_t *codes, int32_t n,
                               uint8_t *dst, size_t part_bytes, int32_t *sums) {
@@ -251,14 +214,8 @@ BB_AVX2 static void transform(const bb_conv_desc *desc, const uint8_t *codes, in
     (void)part_bytes;
     bb_sum_pixels_avx2(desc, codes, n, sums);
     for (int32_t i = 0; i < n * desc->groups; i++, codes += depth, dst += groups)
-        for (int32_t d = 0; d < depth; d += 64) {
-            const __m256i a = nibbles_of(codes + d), b = nibbles_of(codes + d + 32);
-            const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(a, b), 0xd8);
-            const __m128i bytes =
-                _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
-
-            _mm_storeu_si128((void *)(dst + d / 4), bytes);
-        }
+        for (int32_t d = 0; d < depth; d += 64)
+            _mm_storeu_si128((void *)(dst + d / 4), bb_nibbles_avx2(codes + d));
 }
 
 static bool supports(const bb_conv_desc *desc) {

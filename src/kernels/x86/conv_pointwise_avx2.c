@@ -13,6 +13,7 @@
  * What is left in the accumulators of a tile is folded among the products of the next one's first
  * step, so that neither waits for the other.
  */
+#include "kernels/layout.h"
 #include "kernels/pointwise.h"
 #include "kernels/registry.h"
 #include "kernels/x86/madd_avx2.h"
@@ -320,13 +321,9 @@ static void put_words(const bb_pointwise_route *route, uint8_t *block, int32_t l
         dst[(ptrdiff_t)(i / 2) * route->block * 2 + i % 2] = weights[i];
 }
 
-static int32_t up_to(int32_t n, int32_t multiple) {
-    return (n + multiple - 1) / multiple * multiple;
-}
-
 static double products(const bb_conv_desc *desc, int32_t width) {
-    return (double)up_to(desc->out_channels, width * LANES) *
-           up_to(desc->out_height * desc->out_width, SUMS / width);
+    return (double)bb_up_to(desc->out_channels, width * LANES) *
+           bb_up_to(desc->out_height * desc->out_width, SUMS / width);
 }
 
 /** Everything but the kind of products. One vector needs twice the loads for its products. */
@@ -341,7 +338,7 @@ static bb_pointwise_route any_route(const bb_conv_desc *desc, int32_t step_activ
         .steps = steps,
         .schedule = steps,
         .pixel_bytes = (size_t)(desc->in_channels * (4 / step_activations)),
-        .block_bytes = (size_t)up_to((steps + 1) * width * 32, 64),
+        .block_bytes = (size_t)bb_up_to((steps + 1) * width * 32, 64),
         .sum = bb_sum_pixels_avx2,
     };
 }

@@ -8,6 +8,7 @@
  *
  * Weights as in conv_vnni_avx512.c: b + o itself where |b + o| <= 127, else halved.
  */
+#include "kernels/layout.h"
 #include "kernels/pointwise.h"
 #include "kernels/registry.h"
 #include "kernels/x86/avx512.h"
@@ -61,53 +62,99 @@ typedef struct loop_args {
     CLEAR("0")                                                                                     \
     CLEAR("1")                                                                                     \
     CLEAR("2")                                                                                     \
-    CLEAR("3") CLEAR("4") CLEAR("5") CLEAR("6") CLEAR("7") CLEAR("8") CLEAR("9") CLEAR("10")       \
-        CLEAR("11") CLEAR("12") CLEAR("13") CLEAR("14") CLEAR("15") CLEAR("16") CLEAR("17")        \
-            CLEAR("18") CLEAR("19") CLEAR("20") CLEAR("21") CLEAR("22") CLEAR("23") CLEAR("24")    \
-                CLEAR("25") CLEAR("26") CLEAR("27")
+    CLEAR("3")                                                                                     \
+    CLEAR("4")                                                                                     \
+    CLEAR("5")                                                                                     \
+    CLEAR("6")                                                                                     \
+    CLEAR("7")                                                                                     \
+    CLEAR("8")                                                                                     \
+    CLEAR("9")                                                                                     \
+    CLEAR("10")                                                                                    \
+    CLEAR("11")                                                                                    \
+    CLEAR("12")                                                                                    \
+    CLEAR("13")                                                                                    \
+    CLEAR("14")                                                                                    \
+    CLEAR("15")                                                                                    \
+    CLEAR("16")                                                                                    \
+    CLEAR("17")                                                                                    \
+    CLEAR("18")                                                                                    \
+    CLEAR("19")                                                                                    \
+    CLEAR("20")                                                                                    \
+    CLEAR("21")                                                                                    \
+    CLEAR("22")                                                                                    \
+    CLEAR("23")                                                                                    \
+    CLEAR("24")                                                                                    \
+    CLEAR("25")                                                                                    \
+    CLEAR("26")                                                                                    \
+    CLEAR("2"                                                                                      \
+          "7")
 
 /* For each width: the products of a step, and what is done with the sums. */
 #define STEP1                                                                                      \
     LOAD("0", "29")                                                                                \
     PIXEL1(AT0("r8"), "0")                                                                         \
     PIXEL1(AT1("r8"), "1")                                                                         \
-    PIXEL1(AT2("r8"), "2") PIXEL1(AT3("r8"), "3") PIXEL1(AT4("r8"), "4") PIXEL1(AT0("r9"), "5")    \
-        PIXEL1(AT1("r9"), "6") PIXEL1(AT2("r9"), "7") PIXEL1(AT3("r9"), "8")                       \
-            PIXEL1(AT4("r9"), "9") PIXEL1(AT0("r10"), "10") PIXEL1(AT1("r10"), "11")               \
-                PIXEL1(AT2("r10"), "12") PIXEL1(AT3("r10"), "13") PIXEL1(AT4("r10"), "14")         \
-                    PIXEL1(AT0("r11"), "15") PIXEL1(AT1("r11"), "16") PIXEL1(AT2("r11"), "17")     \
-                        PIXEL1(AT3("r11"), "18") PIXEL1(AT4("r11"), "19") PIXEL1(AT0("r12"), "20") \
-                            PIXEL1(AT1("r12"), "21") PIXEL1(AT2("r12"), "22")                      \
-                                PIXEL1(AT3("r12"), "23") PIXEL1(AT4("r12"), "24")                  \
-                                    PIXEL1(AT0("rsi"), "25") PIXEL1(AT1("rsi"), "26")              \
-                                        PIXEL1(AT2("rsi"), "27")
+    PIXEL1(AT2("r8"), "2")                                                                         \
+    PIXEL1(AT3("r8"), "3")                                                                         \
+    PIXEL1(AT4("r8"), "4")                                                                         \
+    PIXEL1(AT0("r9"), "5")                                                                         \
+    PIXEL1(AT1("r9"), "6")                                                                         \
+    PIXEL1(AT2("r9"), "7")                                                                         \
+    PIXEL1(AT3("r9"), "8")                                                                         \
+    PIXEL1(AT4("r9"), "9")                                                                         \
+    PIXEL1(AT0("r10"), "10")                                                                       \
+    PIXEL1(AT1("r10"), "11")                                                                       \
+    PIXEL1(AT2("r10"), "12")                                                                       \
+    PIXEL1(AT3("r10"), "13")                                                                       \
+    PIXEL1(AT4("r10"), "14")                                                                       \
+    PIXEL1(AT0("r11"), "15")                                                                       \
+    PIXEL1(AT1("r11"), "16")                                                                       \
+    PIXEL1(AT2("r11"), "17")                                                                       \
+    PIXEL1(AT3("r11"), "18")                                                                       \
+    PIXEL1(AT4("r11"), "19")                                                                       \
+    PIXEL1(AT0("r12"), "20")                                                                       \
+    PIXEL1(AT1("r12"), "21")                                                                       \
+    PIXEL1(AT2("r12"), "22")                                                                       \
+    PIXEL1(AT3("r12"), "23")                                                                       \
+    PIXEL1(AT4("r12"), "24")                                                                       \
+    PIXEL1(AT0("rsi"), "25") PIXEL1(AT1("rsi"), "26") PIXEL1(AT2("rsi"), "27")
 #define STEP2                                                                                      \
     LOAD("0", "29")                                                                                \
     LOAD("64", "30")                                                                               \
     PIXEL2(AT0("r8"), "0", "1")                                                                    \
-    PIXEL2(AT1("r8"), "2", "3") PIXEL2(AT2("r8"), "4", "5") PIXEL2(AT3("r8"), "6", "7")            \
-        PIXEL2(AT4("r8"), "8", "9") PIXEL2(AT0("r9"), "10", "11") PIXEL2(AT1("r9"), "12", "13")    \
-            PIXEL2(AT2("r9"), "14", "15") PIXEL2(AT3("r9"), "16", "17")                            \
-                PIXEL2(AT4("r9"), "18", "19") PIXEL2(AT0("r10"), "20", "21")                       \
-                    PIXEL2(AT1("r10"), "22", "23") PIXEL2(AT2("r10"), "24", "25")                  \
-                        PIXEL2(AT3("r10"), "26", "27")
+    PIXEL2(AT1("r8"), "2", "3")                                                                    \
+    PIXEL2(AT2("r8"), "4", "5")                                                                    \
+    PIXEL2(AT3("r8"), "6", "7")                                                                    \
+    PIXEL2(AT4("r8"), "8", "9")                                                                    \
+    PIXEL2(AT0("r9"), "10", "11")                                                                  \
+    PIXEL2(AT1("r9"), "12", "13")                                                                  \
+    PIXEL2(AT2("r9"), "14", "15")                                                                  \
+    PIXEL2(AT3("r9"), "16", "17")                                                                  \
+    PIXEL2(AT4("r9"), "18", "19")                                                                  \
+    PIXEL2(AT0("r10"), "20", "21")                                                                 \
+    PIXEL2(AT1("r10"), "22", "23") PIXEL2(AT2("r10"), "24", "25") PIXEL2(AT3("r10"), "26", "27")
 #define STEP3                                                                                      \
     LOAD("0", "29")                                                                                \
     LOAD("64", "30")                                                                               \
     LOAD("128", "31")                                                                              \
-    PIXEL3(AT0("r8"), "0", "1", "2") PIXEL3(AT1("r8"), "3", "4", "5")                              \
-        PIXEL3(AT2("r8"), "6", "7", "8") PIXEL3(AT3("r8"), "9", "10", "11")                        \
-            PIXEL3(AT4("r8"), "12", "13", "14") PIXEL3(AT0("r9"), "15", "16", "17")                \
-                PIXEL3(AT1("r9"), "18", "19", "20") PIXEL3(AT2("r9"), "21", "22", "23")            \
-                    PIXEL3(AT3("r9"), "24", "25", "26")
+    PIXEL3(AT0("r8"), "0", "1", "2")                                                               \
+    PIXEL3(AT1("r8"), "3", "4", "5")                                                               \
+    PIXEL3(AT2("r8"), "6", "7", "8")                                                               \
+    PIXEL3(AT3("r8"), "9", "10", "11")                                                             \
+    PIXEL3(AT4("r8"), "12", "13", "14")                                                            \
+    PIXEL3(AT0("r9"), "15", "16", "17")                                                            \
+    PIXEL3(AT1("r9"), "18", "19", "20")                                                            \
+    PIXEL3(AT2("r9"), "21", "22", "23") PIXEL3(AT3("r9"), "24", "25", "26")
 #define STEP4                                                                                      \
     LOAD("0", "29")                                                                                \
     LOAD("64", "30")                                                                               \
     LOAD("128", "31")                                                                              \
-    PIXEL4(AT0("r8"), "0", "1", "2", "3") PIXEL4(AT1("r8"), "4", "5", "6", "7")                    \
-        PIXEL4(AT2("r8"), "8", "9", "10", "11") PIXEL4(AT3("r8"), "12", "13", "14", "15")          \
-            PIXEL4(AT4("r8"), "16", "17", "18", "19") PIXEL4(AT0("r9"), "20", "21", "22", "23")    \
-                PIXEL4(AT1("r9"), "24", "25", "26", "27")
+    PIXEL4(AT0("r8"), "0", "1", "2", "3")                                                          \
+    PIXEL4(AT1("r8"), "4", "5", "6", "7")                                                          \
+    PIXEL4(AT2("r8"), "8", "9", "10", "11")                                                        \
+    PIXEL4(AT3("r8"), "12", "13", "14", "15")                                                      \
+    PIXEL4(AT4("r8"), "16", "17", "18", "19")                                                      \
+    PIXEL4(AT0("r9"), "20", "21", "22", "23") PIXEL4(AT1("r9"), "24", "25", "26", "27")
 
 #define OUT1(sum, store, a) sum store("0", a) NEXT_PIXEL
 #define OUT2(sum, store, a, b) sum store("0", a) store("64", b) NEXT_PIXEL
@@ -118,35 +165,57 @@ typedef struct loop_args {
     OUT1(sum, store, "0")                                                                          \
     OUT1(sum, store, "1")                                                                          \
     OUT1(sum, store, "2")                                                                          \
-    OUT1(sum, store, "3") OUT1(sum, store, "4") OUT1(sum, store, "5") OUT1(sum, store, "6")        \
-        OUT1(sum, store, "7") OUT1(sum, store, "8") OUT1(sum, store, "9") OUT1(sum, store, "10")   \
-            OUT1(sum, store, "11") OUT1(sum, store, "12") OUT1(sum, store, "13")                   \
-                OUT1(sum, store, "14") OUT1(sum, store, "15") OUT1(sum, store, "16")               \
-                    OUT1(sum, store, "17") OUT1(sum, store, "18") OUT1(sum, store, "19")           \
-                        OUT1(sum, store, "20") OUT1(sum, store, "21") OUT1(sum, store, "22")       \
-                            OUT1(sum, store, "23") OUT1(sum, store, "24") OUT1(sum, store, "25")   \
-                                OUT1(sum, store, "26") OUT1(sum, store, "27")
+    OUT1(sum, store, "3")                                                                          \
+    OUT1(sum, store, "4")                                                                          \
+    OUT1(sum, store, "5")                                                                          \
+    OUT1(sum, store, "6")                                                                          \
+    OUT1(sum, store, "7")                                                                          \
+    OUT1(sum, store, "8")                                                                          \
+    OUT1(sum, store, "9")                                                                          \
+    OUT1(sum, store, "10")                                                                         \
+    OUT1(sum, store, "11")                                                                         \
+    OUT1(sum, store, "12")                                                                         \
+    OUT1(sum, store, "13")                                                                         \
+    OUT1(sum, store, "14")                                                                         \
+    OUT1(sum, store, "15")                                                                         \
+    OUT1(sum, store, "16")                                                                         \
+    OUT1(sum, store, "17")                                                                         \
+    OUT1(sum, store, "18")                                                                         \
+    OUT1(sum, store, "19")                                                                         \
+    OUT1(sum, store, "20")                                                                         \
+    OUT1(sum, store, "21")                                                                         \
+    OUT1(sum, store, "22")                                                                         \
+    OUT1(sum, store, "23")                                                                         \
+    OUT1(sum, store, "24") OUT1(sum, store, "25") OUT1(sum, store, "26") OUT1(sum, store, "27")
 #define FINISH2(sum, store)                                                                        \
     OUT2(sum, store, "0", "1")                                                                     \
     OUT2(sum, store, "2", "3")                                                                     \
     OUT2(sum, store, "4", "5")                                                                     \
-    OUT2(sum, store, "6", "7") OUT2(sum, store, "8", "9") OUT2(sum, store, "10", "11")             \
-        OUT2(sum, store, "12", "13") OUT2(sum, store, "14", "15") OUT2(sum, store, "16", "17")     \
-            OUT2(sum, store, "18", "19") OUT2(sum, store, "20", "21") OUT2(sum, store, "22", "23") \
-                OUT2(sum, store, "24", "25") OUT2(sum, store, "26", "27")
+    OUT2(sum, store, "6", "7")                                                                     \
+    OUT2(sum, store, "8", "9")                                                                     \
+    OUT2(sum, store, "10", "11")                                                                   \
+    OUT2(sum, store, "12", "13")                                                                   \
+    OUT2(sum, store, "14", "15")                                                                   \
+    OUT2(sum, store, "16", "17")                                                                   \
+    OUT2(sum, store, "18", "19")                                                                   \
+    OUT2(sum, store, "20", "21")                                                                   \
+    OUT2(sum, store, "22", "23") OUT2(sum, store, "24", "25") OUT2(sum, store, "26", "27")
 #define FINISH3(sum, store)                                                                        \
     OUT3(sum, store, "0", "1", "2")                                                                \
     OUT3(sum, store, "3", "4", "5")                                                                \
     OUT3(sum, store, "6", "7", "8")                                                                \
-    OUT3(sum, store, "9", "10", "11") OUT3(sum, store, "12", "13", "14")                           \
-        OUT3(sum, store, "15", "16", "17") OUT3(sum, store, "18", "19", "20")                      \
-            OUT3(sum, store, "21", "22", "23") OUT3(sum, store, "24", "25", "26")
+    OUT3(sum, store, "9", "10", "11")                                                              \
+    OUT3(sum, store, "12", "13", "14")                                                             \
+    OUT3(sum, store, "15", "16", "17")                                                             \
+    OUT3(sum, store, "18", "19", "20")                                                             \
+    OUT3(sum, store, "21", "22", "23") OUT3(sum, store, "24", "25", "26")
 #define FINISH4(sum, store)                                                                        \
     OUT4(sum, store, "0", "1", "2", "3")                                                           \
     OUT4(sum, store, "4", "5", "6", "7")                                                           \
     OUT4(sum, store, "8", "9", "10", "11")                                                         \
-    OUT4(sum, store, "12", "13", "14", "15") OUT4(sum, store, "16", "17", "18", "19")              \
-        OUT4(sum, store, "20", "21", "22", "23") OUT4(sum, store, "24", "25", "26", "27")
+    OUT4(sum, store, "12", "13", "14", "15")                                                       \
+    OUT4(sum, store, "16", "17", "18", "19")                                                       \
+    OUT4(sum, store, "20", "21", "22", "23") OUT4(sum, store, "24", "25", "26", "27")
 
 /* The registers that a tile of each width uses. */
 #define ADVANCE4(by) "addq " by ", %%r8\n\taddq " by ", %%r9\n\t"
@@ -215,10 +284,6 @@ static void run_block(const bb_pointwise_job *job) {
     loops[route->halved][route->block / LANES - 1](&args);
 }
 
-static int32_t up_to(int32_t n, int32_t multiple) {
-    return (n + multiple - 1) / multiple * multiple;
-}
-
 /** Vectors of a block: fewest products, those of idle lanes and pixels included; a narrower block
  *  has more loads and calls for them. */
 static int32_t width_for(const bb_conv_desc *desc) {
@@ -228,7 +293,7 @@ static int32_t width_for(const bb_conv_desc *desc) {
 
     for (int32_t w = WIDTH_MAX; w > 0; w--) {
         const double products =
-            (double)up_to(desc->out_channels, w * LANES) * up_to(pixels, SUMS / w);
+            (double)bb_up_to(desc->out_channels, w * LANES) * bb_up_to(pixels, SUMS / w);
 
         if (w == WIDTH_MAX || products < 0.97 * least) {
             best = w;
@@ -264,8 +329,8 @@ static bb_pointwise_route route_of(const bb_conv_desc *desc) {
 /** Cycles: two products of vectors a cycle; sums are written at one vector a cycle. */
 static double cost(const bb_conv_desc *desc) {
     const bb_pointwise_route route = route_of(desc);
-    const double tiles = up_to(desc->out_height * desc->out_width, route.tile) / route.tile;
-    const double blocks = up_to(desc->out_channels, route.block) / route.block;
+    const double tiles = bb_up_to(desc->out_height * desc->out_width, route.tile) / route.tile;
+    const double blocks = bb_up_to(desc->out_channels, route.block) / route.block;
 
     return tiles * blocks * (route.steps * 14.4 + 34);
 }

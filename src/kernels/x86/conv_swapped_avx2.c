@@ -19,6 +19,7 @@
  *
  * Packed block: [part][group of all taps][6 channels] uint16 offsets of tables.
  */
+#include "kernels/layout.h"
 #include "kernels/registry.h"
 #include "kernels/x86/avx2.h"
 
@@ -129,21 +130,6 @@ typedef struct piece {
     int32_t x, length;
 } piece;
 
-static size_t round64(size_t n) {
-    return (n + 63) / 64 * 64;
-}
-
-static void *carve(uint8_t *base, size_t *used, size_t bytes) {
-    void *part = base ? base + *used : NULL;
-
-    *used += round64(bytes);
-    return part;
-}
-
-static int32_t min32(int32_t a, int32_t b) {
-    return a < b ? a : b;
-}
-
 /** Lays out the scratch memory (base NULL only counts); returns its size. */
 static size_t set_frame(frame *f, const bb_conv_desc *desc, uint8_t *base) {
     const int32_t columns = desc->out_width + (desc->kernel[1] - 1) * desc->dilation[1];
@@ -159,28 +145,16 @@ static size_t set_frame(frame *f, const bb_conv_desc *desc, uint8_t *base) {
                             : desc->in_width + desc->pad_begin[1]) +
                SLACK;
     row_bytes = (size_t)f->groups * f->pitch;
-    f->ring = carve(base, &used, (size_t)f->slots * row_bytes + SLACK);
-    f->pad_row = carve(base, &used, row_bytes + SLACK);
-    f->indices = carve(base, &used, (size_t)f->taps * (size_t)f->groups * PIXELS + SLACK);
-    f->tags = carve(base, &used, (size_t)f->slots * sizeof(*f->tags));
-    f->rows = carve(base, &used, (size_t)f->pieces * (size_t)desc->kernel[0] * sizeof(*f->rows));
-    f->sums = carve(base, &used, BLOCK * 4 * 16 * sizeof(*f->sums));
-    f->planar = carve(base, &used, EMITTED * PIXELS * sizeof(*f->planar));
-    f->window_sums = carve(base, &used, PIXELS * sizeof(*f->window_sums));
-    f->acc = carve(base, &used, PIXELS * EMITTED * sizeof(*f->acc));
+    f->ring = bb_carve(base, &used, (size_t)f->slots * row_bytes + SLACK);
+    f->pad_row = bb_carve(base, &used, row_bytes + SLACK);
+    f->indices = bb_carve(base, &used, (size_t)f->taps * (size_t)f->groups * PIXELS + SLACK);
+    f->tags = bb_carve(base, &used, (size_t)f->slots * sizeof(*f->tags));
+    f->rows = bb_carve(base, &used, (size_t)f->pieces * (size_t)desc->kernel[0] * sizeof(*f->rows));
+    f->sums = bb_carve(base, &used, BLOCK * 4 * 16 * sizeof(*f->sums));
+    f->planar = bb_carve(base, &used, EMITTED * PIXELS * sizeof(*f->planar));
+    f->window_sums = bb_carve(base, &used, PIXELS * sizeof(*f->window_sums));
+    f->acc = bb_carve(base, &used, PIXELS * EMITTED * sizeof(*f->acc));
     return used;
-}
-
-/** Bits of up to 64 codes, four to a byte. */
-BB_AVX2 static inline __m128i nibbles_of(const uint8_t *codes) {
-    const __m256i bits = _mm256_set1_epi32(0x08040201), ones = _mm256_set1_epi16(1);
-    const __m256i u0 = _mm256_loadu_si256((const void *)codes);
-    const __m256i u1 = _mm256_loadu_si256((const void *)(codes + 32));
-    const __m256i a = _mm256_madd_epi16(_mm256_maddubs_epi16(u0, bits), ones);
-    const __m256i b = _mm256_madd_epi16(_mm256_maddubs_epi16(u1, bits), ones);
-    const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(a, b), 0xd8);
-
-    return _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
 }
 
 BB_AVX2 static inline void transpose_bytes(__m128i t[16]) {
@@ -208,12 +182,14 @@ BB_AVX2 static void transform_row(const frame *f, int32_t iy, uint8_t *dst) {
 
     for (int32_t x = 0; x < desc->in_width; x += 16, row += (ptrdiff_t)16 * channels)
         for (int32_t d = 0; d < channels; d += 64) {
-            const int32_t n = min32(16, desc->in_width - x), groups = min32(16, (channels - d) / 4);
+            const int32_t n = bb_min32(16, desc->in_width - x),
+                          groups = bb_min32(16, (channels - d) / 4);
             uint8_t *to = dst + (size_t)(d / 4) * f->pitch + left + x;
             __m128i t[16];
 
             for (int32_t p = 0; p < 16; p++)
-                t[p] = p < n ? nibbles_of(row + (ptrdiff_t)p * channels + d) : _mm_setzero_si128();
+                t[p] = p < n ? bb_nibbles_avx2(row + (ptrdiff_t)p * channels + d)
+                             : _mm_setzero_si128();
             transpose_bytes(t);
             for (int32_t g = 0; g < groups; g++, to += f->pitch)
                 _mm_storeu_si128((void *)to, t[g]);
@@ -243,7 +219,7 @@ static int32_t find_pieces(frame *f, int32_t y, int32_t x, int32_t n, piece *pie
     int32_t count = 0;
 
     for (; n > 0; y++, x = 0, count++) {
-        pieces[count] = (piece){x, min32(n, desc->out_width - x)};
+        pieces[count] = (piece){x, bb_min32(n, desc->out_width - x)};
         n -= pieces[count].length;
         for (int32_t ky = 0; ky < desc->kernel[0]; ky++)
             f->rows[count * desc->kernel[0] + ky] =
@@ -298,7 +274,7 @@ BB_AVX2 static void sum_windows(const frame *f) {
         __m256i a = _mm256_setzero_si256(), b = a;
         uint8_t sums[PIXELS];
 
-        n = min32(groups - g, 63); /* at most 252 */
+        n = bb_min32(groups - g, 63); /* at most 252 */
         for (int32_t i = 0; i < n; i++, from += PIXELS) {
             a = _mm256_add_epi8(a,
                                 _mm256_shuffle_epi8(bits, _mm256_load_si256((const void *)from)));
@@ -406,13 +382,13 @@ static void run(const bb_conv_desc *desc, const void *packed, const uint8_t *in,
     memset(f.pad_row, pad_nibble(desc), (size_t)f.groups * f.pitch);
     memset(f.indices, 0, (size_t)f.taps * (size_t)f.groups * PIXELS);
     for (int32_t q = 0; q < all; q += PIXELS) {
-        const int32_t n = min32(PIXELS, all - q), y = y0 + q / width, x = q % width;
+        const int32_t n = bb_min32(PIXELS, all - q), y = y0 + q / width, x = q % width;
         const uint16_t *block = packed;
 
         gather(&f, pieces, find_pieces(&f, y, x, n, pieces));
         sum_windows(&f);
         for (int32_t c0 = 0; c0 < desc->out_channels; c0 += EMITTED) {
-            const int32_t channels = min32(EMITTED, desc->out_channels - c0);
+            const int32_t channels = bb_min32(EMITTED, desc->out_channels - c0);
 
             for (int32_t c = 0; c < channels; c += BLOCK, block += block_entries(desc))
                 run_block(&f, block, f.planar + (ptrdiff_t)c * PIXELS);
