@@ -251,7 +251,8 @@ static void fill_padding(const walk *w, uint8_t *row, int32_t *sums, int32_t col
         return;
     for (size_t part = 0; part < w->parts; part++)
         repeat(row + part * w->part_bytes + first * w->pixel_bytes,
-               w->pad_pixel + part * (bb_round64(w->pixel_bytes) + SLACK), w->pixel_bytes, (size_t)n);
+               w->pad_pixel + part * (bb_round64(w->pixel_bytes) + SLACK), w->pixel_bytes,
+               (size_t)n);
     if (sums)
         repeat(sums + first * groups, w->pad_pixel_sums, groups * sizeof(*sums), (size_t)n);
 }
