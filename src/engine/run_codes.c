@@ -196,6 +196,22 @@ void bb_run_nothing(bb_context *context, const bb_plan_node *plan) {
 /* ---- QUANTIZE ----------------------------------------------------------------------------------
  */
 
+enum { QUANTIZE_BLOCK = 256 };
+
+/* n <= QUANTIZE_BLOCK values. Codes go to an array of their own first: with stores of bytes, which
+ * might be to anything, the loop would not become vector code. */
+static void quantize_block(const float *from, size_t n, double inv_step, double zero, int32_t top,
+                           bb_element type, uint8_t *to) {
+    uint16_t codes[QUANTIZE_BLOCK];
+    for (size_t i = 0; i < n; i++)
+        codes[i] = bb_quantize_value(from[i], inv_step, zero, top);
+    if (type == BB_ELEMENT_U16)
+        memcpy(to, codes, n * sizeof(*codes));
+    else
+        for (size_t i = 0; i < n; i++)
+            to[i] = (uint8_t)codes[i];
+}
+
 static void quantize_output(const bb_context *context, int from_tensor, int to_tensor, size_t first,
                             size_t last) {
     const bb_plan_tensor *t = &context->engine->tensors[to_tensor];
@@ -204,12 +220,10 @@ static void quantize_output(const bb_context *context, int from_tensor, int to_t
     double inv_step, zero;
     bb_quantize_constants(context->engine->profile->tensors[to_tensor].step, t->zero, &inv_step,
                           &zero);
-    for (size_t i = first; i < last; i++) {
-        const uint16_t code = bb_quantize_value(from[i], inv_step, zero, t->top);
-        if (t->type == BB_ELEMENT_U8)
-            to[i] = (uint8_t)code;
-        else
-            ((uint16_t *)(void *)to)[i] = code;
+    for (size_t i = first; i < last; i += QUANTIZE_BLOCK) {
+        const size_t left = last - i;
+        quantize_block(from + i, left < QUANTIZE_BLOCK ? left : QUANTIZE_BLOCK, inv_step, zero,
+                       t->top, t->type, to + i * bb_element_size(t->type));
     }
 }
 
