@@ -6,6 +6,7 @@
  */
 #include "engine/float_math.h"
 #include "engine/internal.h"
+#include <string.h>
 
 static float *floats_of(const bb_context *context, int tensor) {
     return (float *)(void *)bb_tensor_data(context, tensor);
@@ -14,10 +15,9 @@ static float *floats_of(const bb_context *context, int tensor) {
 /* ---- convolution: sum = bias; for ky, kx, input channel ascending: sum = sum + x*w -------------
  */
 
-static void accumulate(float *restrict sums, const float *restrict weights, float x, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        sums[i] += x * weights[i];
-}
+/* Four neighbouring outputs; as many of them as stay in registers over the whole window. */
+typedef float four_floats __attribute__((vector_size(16)));
+enum { LANES = 4, BLOCK = 16 };
 
 typedef struct float_pixel {
     const bb_plan_tensor *in;
@@ -26,26 +26,45 @@ typedef struct float_pixel {
     bb_tap_range rows, columns;
 } float_pixel;
 
-static void convolve_group(const bb_plan_node *plan, const float_pixel *at, size_t group,
-                           size_t outputs, float *sums) {
+/* n outputs (a multiple of LANES, at most BLOCK, known at compile time) from sums on, which hold
+ * the bias; weights: theirs of tap (0,0). */
+__attribute__((always_inline)) static inline void
+convolve_outputs(const bb_plan_node *plan, const float_pixel *at, size_t group,
+                 const float *weights, size_t n, float *sums) {
     const bb_geometry *g = &plan->node->geometry;
-    const size_t depth = (size_t)at->in->c / plan->node->groups;
-    const size_t taps = (size_t)g->kernel[0] * (size_t)g->kernel[1];
-    const float *weights = plan->float_table + group * taps * depth * plan->float_padded;
-    const float *bias = plan->node->float_bias;
-    for (size_t c = 0; c < plan->float_padded; c++)
-        sums[c] = bias && c < outputs ? bias[group * outputs + c] : 0.0f;
+    const size_t depth = (size_t)at->in->c / plan->node->groups, step = plan->float_padded;
+    four_floats sum[BLOCK / LANES], w4;
+    memcpy(sum, sums, n * sizeof(float));
     for (int32_t ky = at->rows.first; ky < at->rows.last; ky++)
         for (int32_t kx = at->columns.first; kx < at->columns.last; kx++) {
             const size_t row = (size_t)(at->y + ky * g->dilation[0]);
             const size_t column = (size_t)(at->x + kx * g->dilation[1]);
             const float *x =
                 at->image + row * at->in->row + column * (size_t)at->in->c + group * depth;
-            const float *w =
-                weights + (size_t)(ky * g->kernel[1] + kx) * depth * plan->float_padded;
-            for (size_t i = 0; i < depth; i++, w += plan->float_padded)
-                accumulate(sums, w, x[i], plan->float_padded);
+            const float *w = weights + (size_t)(ky * g->kernel[1] + kx) * depth * step;
+            for (size_t i = 0; i < depth; i++, w += step)
+                for (size_t j = 0; j < n / LANES; j++) {
+                    memcpy(&w4, w + j * LANES, sizeof(w4));
+                    sum[j] += x[i] * w4;
+                }
         }
+    memcpy(sums, sum, n * sizeof(float));
+}
+
+static void convolve_group(const bb_plan_node *plan, const float_pixel *at, size_t group,
+                           size_t outputs, float *sums) {
+    const bb_geometry *g = &plan->node->geometry;
+    const size_t depth = (size_t)at->in->c / plan->node->groups, padded = plan->float_padded;
+    const size_t taps = (size_t)g->kernel[0] * (size_t)g->kernel[1];
+    const float *weights = plan->float_table + group * taps * depth * padded;
+    const float *bias = plan->node->float_bias;
+    size_t c = 0;
+    for (size_t i = 0; i < padded; i++)
+        sums[i] = bias && i < outputs ? bias[group * outputs + i] : 0.0f;
+    for (; c + BLOCK <= padded; c += BLOCK)
+        convolve_outputs(plan, at, group, weights + c, BLOCK, sums + c);
+    for (; c < padded; c += BLOCK / 2) /* padded is a multiple of that */
+        convolve_outputs(plan, at, group, weights + c, BLOCK / 2, sums + c);
 }
 
 static void conv_rows(const bb_context *context, const bb_plan_node *plan, int32_t row0,
