@@ -5,9 +5,7 @@
 #include <string.h>
 
 enum { EPOCHS = 30, BATCH = 16 };
-static const bb_tune_rates RATES = {0.005f, 0.001f, 0.001f, 0.001f};
-/* Images move by at most this part of their size. */
-static const double SHIFT = 1.0 / 16;
+static const bb_tune_rates RATES = {0.003f, 0.001f, 0.001f, 0.001f};
 /* Of the errors between the spans beside that of the outputs. */
 static const double INNER_WEIGHT = 1.0;
 
@@ -23,38 +21,6 @@ typedef struct distillation {
     uint32_t *order;
     bb_rng rng;
 } distillation;
-
-/* ---- images -------------------------------------------------------------------------------------
- */
-
-/** Moves an image by (dy, dx), border pixels repeated, and mirrors it. */
-static void move_image(const float *from, float *to, const int64_t *dims, int64_t dy, int64_t dx,
-                       bool mirror) {
-    for (int64_t c = 0; c < dims[1]; c++)
-        for (int64_t y = 0; y < dims[2]; y++) {
-            int64_t sy = y + dy < 0 ? 0 : y + dy >= dims[2] ? dims[2] - 1 : y + dy;
-            const float *row = from + (c * dims[2] + sy) * dims[3];
-            for (int64_t x = 0; x < dims[3]; x++) {
-                int64_t sx = (mirror ? dims[3] - 1 - x : x) + dx;
-                *to++ = row[sx < 0 ? 0 : sx >= dims[3] ? dims[3] - 1 : sx];
-            }
-        }
-}
-
-static void load_image(distillation *d, const float *from, float *to) {
-    const bb_value *in = &d->s->q->graph->values[d->s->q->graph->inputs[0]];
-    if (in->rank != 4) {
-        memcpy(to, from, d->elements * sizeof *to);
-        return;
-    }
-    uint64_t reach[2];
-    int64_t by[2];
-    for (int i = 0; i < 2; i++) {
-        reach[i] = (uint64_t)((double)in->dims[2 + i] * SHIFT);
-        by[i] = (int64_t)bb_rng_below(&d->rng, 2 * reach[i] + 1) - (int64_t)reach[i];
-    }
-    move_image(from, to, in->dims, by[0], by[1], bb_rng_below(&d->rng, 2) == 1);
-}
 
 static void shuffle(distillation *d) {
     for (size_t i = d->n; i > 1; i--) {
@@ -109,7 +75,8 @@ static bb_status step(distillation *d, const float *images, size_t first, size_t
     size_t n = 0;
     float *gradient = d->gradient;
     for (size_t k = 0; k < d->batch; k++)
-        load_image(d, images + d->order[first + k] * d->elements, d->x + k * d->elements);
+        bb_quantize_move_image(d->s->q, images + d->order[first + k] * d->elements, &d->rng,
+                               d->x + k * d->elements);
     BB_TRY(bb_tuning_forward(&d->teacher, d->x, err));
     BB_TRY(bb_tuning_forward(&d->student, d->x, err));
     for (size_t k = 0; k < d->student.graph->n_outputs; k++)

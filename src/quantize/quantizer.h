@@ -105,6 +105,13 @@ bool bb_quantize_is_pixels(const bb_quantization *q, int value);
 /** Rewrites weights of pairs of layers. `changed`: values were added, so assign anew. */
 bb_status bb_quantize_equalize(bb_quantization *q, bool *changed, bb_error *err);
 
+/* ---- images.c ---------------------------------------------------------------------------------
+ */
+
+/** Another image out of one: a random part stretched to its size, or its mirror image; vectors stay
+ *  as they are. */
+void bb_quantize_move_image(const bb_quantization *q, const float *from, bb_rng *rng, float *to);
+
 /* ---- calibrate.c: the float pass ------------------------------------------------------------- */
 
 /** Fills histograms, grids, targets, and the stored codes of the graph's input. */

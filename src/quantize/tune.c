@@ -73,15 +73,23 @@ static size_t find_cuts(const bb_quantization *q, const int *last, bb_span *cuts
     return n;
 }
 
+/** A vector, or what a global pool leaves of an image. */
+static bool is_point(const bb_quantization *q, int value) {
+    const bb_value *v = &q->graph->values[value];
+    return v->rank < 4 || v->dims[2] * v->dims[3] == 1;
+}
+
 /** Cuts at tensors much larger than one of the next two are dropped: an expansion belongs to the
- *  projection that follows, a convolution to its pool. */
+ *  projection that follows, a convolution to its pool. But not the last ones before a global pool:
+ *  one vector an image is too little to learn the largest layers from. */
 static size_t drop_wide_cuts(const bb_quantization *q, bb_span *cuts, size_t n) {
     size_t kept = 0;
     for (size_t i = 0; i < n; i++) {
         double size = (double)bb_quantize_elements(q, cuts[i].out);
         bool wide = false;
         for (size_t j = i + 1; j < n && j <= i + 2; j++)
-            wide |= size > NARROW * (double)bb_quantize_elements(q, cuts[j].out);
+            wide |= !is_point(q, cuts[j].out) &&
+                    size > NARROW * (double)bb_quantize_elements(q, cuts[j].out);
         if (!wide)
             cuts[kept++] = cuts[i];
     }
@@ -151,11 +159,16 @@ double bb_tuning_square(const bb_array *is, const bb_array *want, double weight,
 /* ---- parameters ---------------------------------------------------------------------------------
  */
 
+/** What one program learns: tensors, and in pieces that share a rate. */
 typedef struct parameters {
-    size_t n;
-    int *values;
-    float **masters;
-    bb_parameter *items;
+    size_t n, n_pieces;
+    int *values;     /* [n] */
+    float **masters; /* [n] */
+    struct piece {
+        size_t tensor, at, n; /* elements at..at+n-1 */
+        float rate;
+        bool step;
+    } * pieces;
 } parameters;
 
 static float mean_size(const float *x, size_t n) {
@@ -165,19 +178,27 @@ static float mean_size(const float *x, size_t n) {
     return n ? (float)(sum / (double)n) : 0.0f;
 }
 
-static void add_parameter(parameters *p, const bb_student *s, int value, float rate, bool step) {
-    size_t n = 1;
+/** With `rows` every row gets the rate `rate` times its mean size; with 0 the whole tensor `rate`.
+ */
+static void add_parameter(parameters *p, const bb_student *s, int value, size_t rows, float rate,
+                          bool step) {
+    size_t n = 1, pieces = rows ? rows : 1;
     for (size_t i = 0; i < p->n; i++)
         if (p->values[i] == value)
             return;
     bb_value_elements(&s->graph->values[value], &n);
+    n /= pieces;
+    const float *x = bb_student_constant(s, value);
+    for (size_t r = 0; r < pieces; r++)
+        p->pieces[p->n_pieces++] =
+            (struct piece){p->n, r * n, n, rows ? rate * mean_size(x + r * n, n) : rate, step};
     p->values[p->n] = value;
-    p->masters[p->n] = bb_student_constant(s, value);
-    p->items[p->n++] = (bb_parameter){.value = bb_student_constant(s, value),
-                                      .n = n,
-                                      .rate = rate,
-                                      .min = step ? SMALLEST_STEP : 0.0f,
-                                      .max = step ? FLT_MAX : 0.0f};
+    p->masters[p->n++] = bb_student_constant(s, value);
+}
+
+/** Weights of 8 bits lose nothing by rounding and would only learn the images by heart. */
+static bool learns_weights(const bb_student *s, size_t b) {
+    return s->layers[b].latent >= 0 && bb_quantize_bits(s->q, b, s->profile).weight < 8;
 }
 
 /** A step that layers outside of the span read as well must stay. */
@@ -194,16 +215,13 @@ static void list_parameters(const bb_student *s, const bb_span *span, const bb_t
         const bb_student_layer *layer = &s->layers[b];
         if (s->q->plan.blocks[b].kind != BB_BLOCK_CONV)
             continue;
-        if (layer->latent >= 0) {
-            const bb_conv_shape *shape = &s->q->targets[b].shape;
-            size_t n = (size_t)shape->rows * shape->taps * shape->depth;
-            float size = mean_size(bb_student_constant(s, layer->latent), n);
-            add_parameter(p, s, layer->latent, rates->latent * size, false);
-            add_parameter(p, s, layer->gain, rates->gain, true);
-        }
-        add_parameter(p, s, layer->bias, rates->bias * s->q->rms[b], false);
+        if (learns_weights(s, b))
+            add_parameter(p, s, layer->latent, s->q->targets[b].shape.rows, rates->latent, false);
+        if (layer->gain >= 0)
+            add_parameter(p, s, layer->gain, 0, rates->gain, true);
+        add_parameter(p, s, layer->bias, 0, rates->bias * s->q->rms[b], false);
         if (layer->input_step >= 0 && !reads_outside(s, span, layer->input_step))
-            add_parameter(p, s, layer->input_step,
+            add_parameter(p, s, layer->input_step, 0,
                           rates->input_step * fabsf(*bb_student_constant(s, layer->input_step)),
                           true);
     }
@@ -250,13 +268,25 @@ static bb_status create_program(bb_tuning *t, const bb_span *span, const kept_va
     return bb_gradient_create(t->graph, input_dims, &options, &t->program, err);
 }
 
-static bb_status create_optimizer(bb_tuning *t, parameters *p, bb_error *err) {
+static bb_status create_optimizer(bb_tuning *t, const parameters *p, bb_error *err) {
     bb_optimizer_options options;
     bb_optimizer_options_init(&options);
     options.kind = BB_OPTIMIZER_ADAM;
-    for (size_t i = 0; i < p->n; i++)
-        p->items[i].gradient = bb_gradient_of(t->program, i);
-    return bb_optimizer_create(&options, p->items, p->n, &t->optimizer, err);
+    bb_parameter *items = bb_alloc_array(p->n_pieces, sizeof *items);
+    if (!items)
+        return bb_fail_memory(err, "parameters");
+    for (size_t i = 0; i < p->n_pieces; i++) {
+        const struct piece *k = &p->pieces[i];
+        items[i] = (bb_parameter){.value = p->masters[k->tensor] + k->at,
+                                  .gradient = bb_gradient_of(t->program, k->tensor) + k->at,
+                                  .n = k->n,
+                                  .rate = k->rate,
+                                  .min = k->step ? SMALLEST_STEP : 0.0f,
+                                  .max = k->step ? FLT_MAX : 0.0f};
+    }
+    bb_status status = bb_optimizer_create(&options, items, p->n_pieces, &t->optimizer, err);
+    bb_free(items);
+    return status;
 }
 
 static bb_status open_programs(bb_tuning *t, const bb_span *span, const kept_values *kept,
@@ -267,6 +297,13 @@ static bb_status open_programs(bb_tuning *t, const bb_span *span, const kept_val
     return rates ? create_optimizer(t, p, err) : BB_STATUS_OK;
 }
 
+static size_t all_rows(const bb_student *s) {
+    size_t n = 0;
+    for (size_t b = 0; b < s->q->plan.n; b++)
+        n += s->layers[b].latent >= 0 ? s->q->targets[b].shape.rows : 0;
+    return n;
+}
+
 bb_status bb_tuning_open(bb_student *s, bool student, const bb_span *span, const bb_span *inner,
                          size_t n_inner, size_t batch, const bb_tune_rates *rates, bb_tuning *t,
                          bb_error *err) {
@@ -274,10 +311,10 @@ bb_status bb_tuning_open(bb_student *s, bool student, const bb_span *span, const
     size_t most = 4 * s->q->plan.n + 4;
     parameters p = {.values = bb_alloc_array(most, sizeof *p.values),
                     .masters = bb_alloc_array(most, sizeof *p.masters),
-                    .items = bb_alloc_array(most, sizeof *p.items)};
+                    .pieces = bb_alloc_array(most + all_rows(s), sizeof *p.pieces)};
     *t = (bb_tuning){
         .student = s, .batch = batch, .span = *span, .latent_rate = rates ? rates->latent : 0.0f};
-    bb_status status = p.values && p.masters && p.items
+    bb_status status = p.values && p.masters && p.pieces
                            ? cut_graph(student ? s->graph : s->q->graph, span, &t->graph, err)
                            : bb_fail_memory(err, "parameters");
     if (status == BB_STATUS_OK)
@@ -286,7 +323,7 @@ bb_status bb_tuning_open(bb_student *s, bool student, const bb_span *span, const
         status = open_programs(t, span, &kept, rates, &p, err);
     bb_free(p.values);
     bb_free(p.masters);
-    bb_free(p.items);
+    bb_free(p.pieces);
     if (status != BB_STATUS_OK)
         bb_tuning_close(t);
     return status;
@@ -341,16 +378,17 @@ static void damp(bb_tuning *t, float rate, float part) {
     const bb_student *s = t->student;
     for (size_t b = t->span.first; b < t->span.end; b++) {
         const bb_student_layer *layer = &s->layers[b];
-        if (layer->latent < 0)
+        if (!learns_weights(s, b))
             continue;
         const bb_conv_shape *shape = &s->q->targets[b].shape;
         size_t d = (size_t)shape->taps * shape->depth;
         float *w = bb_student_constant(s, layer->latent);
         const float *step = bb_student_constant(s, layer->step);
         float top = (float)((1u << s->q->profiles[s->profile].blocks[b].planes) - 1);
-        float move = rate * t->latent_rate * mean_size(w, shape->rows * d) * part;
-        for (size_t r = 0; r < shape->rows; r++)
+        for (size_t r = 0; r < shape->rows; r++) {
+            float move = rate * t->latent_rate * mean_size(w + r * d, d) * part;
             damp_row(w + r * d, d, step[r], top, fminf(move / step[r], 1.0f));
+        }
     }
 }
 

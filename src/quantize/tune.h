@@ -26,7 +26,7 @@ typedef struct bb_tuning {
 
 /** How far parameters move in one step at full rate, in units of their own size. */
 typedef struct bb_tune_rates {
-    float latent;     /**< of the layer's mean magnitude of weights */
+    float latent;     /**< of the row's mean magnitude of weights */
     float gain;       /**< of the gain, which is about 1 */
     float input_step; /**< of the activation step */
     float bias;       /**< of the layer's root mean square */

@@ -280,6 +280,101 @@ static void test_best_effort_says_what_it_kept(void **state) {
     bb_graph_destroy(g);
 }
 
+static bool ends_span(const bb_quantization *q, const bb_span *spans, size_t n, const char *name) {
+    for (size_t i = 0; i < n; i++)
+        if (spans[i].out >= 0 && strcmp(q->graph->values[spans[i].out].name, name) == 0)
+            return true;
+    return false;
+}
+
+/** A convolution and its pool are one span; one vector of an image is no target for what comes
+ *  before a global pool. */
+static void test_spans_end_before_global_pools(void **state) {
+    bb_rng rng;
+    bb_rng_seed(&rng, 3);
+    bb_graph *g = bb_graph_create();
+    const int64_t in_dims[4] = {1, 3, SIDE, SIDE}, fc_dims[2] = {CLASSES, WIDTH}, two[2] = {2, 2};
+    int in = sg_input(g, "input", 4, in_dims);
+    int x = conv(g, "stem", in, WIDTH, 3, 3, 1, &rng);
+    x = sg_node(g, BB_OP_RELU, "stem_relu", 1, &x);
+    x = sg_node(g, BB_OP_MAX_POOL, "pool", 1, &x);
+    assert_true(bb_node_set_ints(g, sg_last(g), "kernel_shape", two, 2));
+    assert_true(bb_node_set_ints(g, sg_last(g), "strides", two, 2));
+    for (int i = 0; i < 2; i++) {
+        x = conv(g, "body", x, WIDTH, WIDTH, 3, 1, &rng);
+        x = sg_node(g, BB_OP_RELU, i ? "second" : "first", 1, &x);
+    }
+    x = sg_node(g, BB_OP_GLOBAL_AVERAGE_POOL, "mean", 1, &x);
+    int fc[2] = {sg_node(g, BB_OP_FLATTEN, "flat", 1, &x), sg_normal(g, 2, fc_dims, 0.3f, &rng)};
+    int out = sg_node(g, BB_OP_GEMM, "fc", 2, fc);
+    assert_true(bb_node_set_int(g, sg_last(g), "transB", 1));
+    sg_finish(g, out);
+    bb_quantize_options o;
+    bb_quantization q;
+    bb_span *spans;
+    size_t n;
+    pixel_options(&o);
+    assert_int_equal(bb_quantize_open(&q, g, &o, NULL), BB_STATUS_OK);
+    assert_int_equal(bb_tune_spans(&q, &spans, &n, NULL), BB_STATUS_OK);
+    assert_false(ends_span(&q, spans, n, "stem_relu"));
+    assert_true(ends_span(&q, spans, n, "pool"));
+    assert_true(ends_span(&q, spans, n, "first"));
+    assert_true(ends_span(&q, spans, n, "second"));
+    bb_quantize_close(&q);
+    bb_graph_destroy(g);
+}
+
+/** Makes an image out of the planes x + 100*y and its negative, and finds the plane that the
+ * result is away from its border: value of pixel (side/2, side/2), slopes. */
+static void move_ramp(int64_t side, uint64_t seed, float plane[3]) {
+    const int64_t dims[4] = {1, 2, side, side}, n = side * side;
+    bb_graph *g = bb_graph_create();
+    int in = bb_graph_add_value(g, "input", BB_DTYPE_F32, 4, dims);
+    bb_quantization q = {.graph = g};
+    bb_rng rng;
+    g->inputs = &in;
+    g->n_inputs = 1;
+    float *from = bb_alloc_array((size_t)n, 4 * sizeof *from), *to = from + 2 * n;
+    for (int64_t i = 0; i < n; i++) {
+        from[i] = (float)(i % side + 100 * (i / side));
+        from[n + i] = -from[i];
+    }
+    bb_rng_seed(&rng, seed);
+    bb_quantize_move_image(&q, from, &rng, to);
+    const float *middle = to + side / 2 * side + side / 2;
+    plane[0] = middle[0];
+    plane[1] = middle[1] - middle[0];
+    plane[2] = middle[side] - middle[0];
+    for (int64_t y = side / 8; y < side - side / 8; y++)
+        for (int64_t x = side / 8; x < side - side / 8; x++) {
+            float want =
+                plane[0] + plane[1] * (float)(x - side / 2) + plane[2] * (float)(y - side / 2);
+            assert_true(fabsf(to[y * side + x] - want) < 1e-2f * (float)side);
+        }
+    for (int64_t i = 0; i < n; i++)
+        assert_true(to[n + i] == -to[i] && to[i] >= 0.0f && to[i] <= from[n - 1]);
+    bb_free(from);
+    bb_graph_destroy(g);
+}
+
+static void test_moved_images_are_parts_of_images(void **state) {
+    float least = 1.0f, most = 0.0f, mirrored = 0.0f;
+    for (uint64_t seed = 0; seed < 64; seed++) {
+        float p[3];
+        move_ramp(32, seed, p);
+        assert_true(fabsf(p[1]) == 1.0f && p[2] == 100.0f);
+        float y = floorf(p[0] / 100.0f), x = p[0] - 100.0f * y;
+        assert_true(fabsf(y - 16.0f) <= 2.0f && fabsf(x - 15.5f) <= 2.5f);
+        mirrored += p[1] < 0.0f;
+        move_ramp(96, seed, p);
+        float area = fabsf(p[1]) * p[2] / 100.0f;
+        least = fminf(least, area);
+        most = fmaxf(most, area);
+    }
+    assert_true(mirrored > 16.0f && mirrored < 48.0f);
+    assert_true(least > 0.25f && least < 0.4f && most > 0.85f && most < 1.001f);
+}
+
 static void save(const bb_model *model, char path[32]) {
     strcpy(path, "/tmp/bb_quantize_XXXXXX");
     int fd = mkstemp(path);
@@ -527,6 +622,8 @@ int main(void) {
         cmocka_unit_test(test_effort_pays),
         cmocka_unit_test(test_training_that_harms_is_undone),
         cmocka_unit_test(test_best_effort_says_what_it_kept),
+        cmocka_unit_test(test_spans_end_before_global_pools),
+        cmocka_unit_test(test_moved_images_are_parts_of_images),
         cmocka_unit_test(test_threads_give_the_same_file),
         cmocka_unit_test(test_plan_says_what_every_layer_gets),
         cmocka_unit_test(test_first_and_last_layer_keep_their_bits),
