@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 shapes=${1:-20}
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
-core="src/base/status.c src/base/memory.c src/base/rng.c $(echo src/cpu/*.c) $(echo src/kernels/*.c)
+core="src/base/status.c src/base/utf8.c src/base/memory.c src/base/rng.c $(echo src/cpu/*.c) $(echo src/kernels/*.c)
     $(echo src/kernels/ref/*.c) $(echo src/kernels/arm/*.c) tests/kernel/cases.c"
 flags="-O2 -std=c11 -ffp-contract=off -D_POSIX_C_SOURCE=200809L -Wall -Wextra -Wno-unused-parameter
     -Werror -Iinclude -Isrc -Itests/kernel"
