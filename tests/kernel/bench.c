@@ -184,8 +184,11 @@ typedef struct route_target {
     double target;
 } route_target;
 
+/** Pixels of deep_ns: whole tiles for every route (64 pixels where roles are exchanged). */
+enum { DEEP_HEIGHT = 8, DEEP_WIDTH = 24 };
+
 /**
- * Nanoseconds for `outputs` channels of a product of 2304 activations with 96 pixels. The
+ * Nanoseconds for `outputs` channels of a product of 2304 activations with 192 pixels. The
  * difference of two counts of channels is the inner loop alone: what is done once for the input
  * (transform, tables) cancels.
  */
@@ -196,8 +199,8 @@ static double deep_ns(const bb_conv_kernel *kernel, uint32_t m, uint32_t k, int3
     bb_rng rng;
     double ns = 1e30;
 
-    desc.in_height = desc.out_height = 8;
-    desc.in_width = desc.out_width = 12;
+    desc.in_height = desc.out_height = DEEP_HEIGHT;
+    desc.in_width = desc.out_width = DEEP_WIDTH;
     bb_rng_seed(&rng, 7);
     case_create(&c, &rng, &desc, FILL_RANDOM);
     if (kernel->supports(&desc))
@@ -209,7 +212,7 @@ static double deep_ns(const bb_conv_kernel *kernel, uint32_t m, uint32_t k, int3
 static void bench_route(const bb_conv_kernel *kernel, const route_target *t, double ghz) {
     enum { FEW = 128, MANY = 384 };
     const double ns = deep_ns(kernel, t->m, t->k, MANY) - deep_ns(kernel, t->m, t->k, FEW);
-    const double rate = 2304.0 * 96 * (MANY - FEW) / (ns * ghz);
+    const double rate = 2304.0 * DEEP_HEIGHT * DEEP_WIDTH * (MANY - FEW) / (ns * ghz);
 
     printf("%-16s w%ua%u  %-32s %7.1f %7.1f %6.2f\n", t->kernel, t->k, t->m, t->what, rate,
            t->target, rate / t->target);
