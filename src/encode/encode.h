@@ -22,8 +22,7 @@ static inline int32_t bb_last_code(uint32_t bits) {
     return (int32_t)((UINT32_C(1) << bits) - 1);
 }
 
-/* ---- range functions (Table 1) ------------------------------------------------------------------
- */
+/* ---- range functions (Table 1) --------------------------------------------------------------- */
 
 typedef enum bb_range { BB_RANGE_HTANH, BB_RANGE_HRELU, BB_RANGE_TANH, BB_RANGE_SIGMOID } bb_range;
 
@@ -32,8 +31,7 @@ double bb_range_apply(bb_range range, double x);
 /** Derivative used in training; the clipping functions pass gradients in their closed range. */
 double bb_range_slope(bb_range range, double x);
 
-/* ---- quantizer (eq. 15) ------------------------------------------------------------------------
- */
+/* ---- quantizer (eq. 15) ---------------------------------------------------------------------- */
 
 /**
  * u of t = L*x, exact where t is: u = floor((clip(t,-L,L) + L)/2 + 0.5). The thresholds of eq. 15
@@ -57,8 +55,7 @@ static inline uint32_t bb_code_truncate(uint32_t code, uint32_t bits, uint32_t k
     return code >> (bits - kept);
 }
 
-/* ---- encoder functions (MBitEncoder, eqs. 11-13): m = 1..M, M the most significant plane ------
- */
+/* ---- encoder functions (MBitEncoder, eqs. 11-13): m = 1..M, M the most significant plane ----- */
 
 /** Integer form: the sign of plane m of a code. */
 static inline int32_t bb_encoder_plane(uint32_t code, uint32_t m) {
@@ -72,8 +69,7 @@ int32_t bb_encoder_sign(double x, uint32_t bits, uint32_t m);
 /** Derivative of the wave in [-1,1], 0 outside. */
 double bb_encoder_slope(double x, uint32_t bits, uint32_t m);
 
-/* ---- bit vectors: one bit an element ------------------------------------------------------------
- */
+/* ---- bit vectors: one bit an element --------------------------------------------------------- */
 
 static inline size_t bb_bit_words(size_t n) {
     return (n + 63) / 64;
@@ -107,8 +103,7 @@ double bb_dot_weighted(const bb_plane_pair *pair, const double *a_weights, const
 /** 1/((2^M-1)(2^K-1)), eq. 18: from P to the product of the values. */
 double bb_product_scale(uint32_t activation_bits, uint32_t weight_bits);
 
-/* ---- requantizer constants ---------------------------------------------------------------------
- */
+/* ---- requantizer constants ------------------------------------------------------------------- */
 
 /**
  * A real requantizer and what it meets. With y = (Z1*m1 + Z2*m2)/n + offset, the next code before

@@ -211,8 +211,7 @@ bb_status bb_context_run_f32(bb_context *context, const float *const *inputs, fl
     return BB_STATUS_OK;
 }
 
-/* ---- sharing work out -------------------------------------------------------------------------
- */
+/* ---- sharing work out ------------------------------------------------------------------------ */
 
 enum { MIN_TASK_ELEMENTS = 4096 }; /**< below this a second worker costs more than it brings */
 

@@ -61,8 +61,7 @@ static bb_status bind_shapes(const bb_engine *engine, const int32_t dims[4], bb_
     return status;
 }
 
-/* ---- batches -----------------------------------------------------------------------------------
- */
+/* ---- batches --------------------------------------------------------------------------------- */
 
 /* Activations of the images that are run together, for each thread: the second-level cache, which
  * all layers after the first would miss if more went through each layer. */

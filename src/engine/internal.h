@@ -150,8 +150,7 @@ void bb_engine_need_scratch(bb_engine *engine, size_t bytes);
 /** Entries of a channel array that vector kernels may read. */
 size_t bb_padded_channels(size_t channels);
 
-/* ---- plan_conv.c, border.c, plan_requant.c ------------------------------------------------------
- */
+/* ---- plan_conv.c, border.c, plan_requant.c --------------------------------------------------- */
 
 bb_status bb_plan_conv(bb_engine *engine, bb_plan_node *plan, bb_error *err);
 void bb_conv_plan_release(bb_conv_plan *conv);
@@ -184,23 +183,20 @@ typedef struct bb_requant_use {
 bb_status bb_plan_requant(bb_engine *engine, const bb_requant_use *use, bb_plan_output *out,
                           bb_error *err);
 
-/* ---- tune.c ------------------------------------------------------------------------------------
- */
+/* ---- tune.c ---------------------------------------------------------------------------------- */
 
 /** Measures every kernel that may be the fastest for tasks of `strip` output rows; the fastest
  *  becomes the block's kernel. weights: b + o of the block's channels. */
 bb_status bb_tune_block(bb_engine *engine, const int16_t *weights, int32_t strip,
                         bb_conv_block *block, bb_error *err);
 
-/* ---- budget.c ----------------------------------------------------------------------------------
- */
+/* ---- budget.c -------------------------------------------------------------------------------- */
 
 /** Exchanges kernels, where packed weights take more than `limit` bytes (0 = a multiple of the bit
  *  planes), for slower ones that need less, those first that lose least for a byte saved. */
 bb_status bb_plan_budget(bb_engine *engine, size_t limit, bb_error *err);
 
-/* ---- plan_float.c -------------------------------------------------------------------------------
- */
+/* ---- plan_float.c ---------------------------------------------------------------------------- */
 
 bb_status bb_plan_float(bb_engine *engine, bb_plan_node *plan, bb_error *err);
 

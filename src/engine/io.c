@@ -71,8 +71,7 @@ void bb_output_store(const bb_context *context, int tensor, void *data) {
         memcpy(data, from, t->elements * bb_element_size(t->type));
 }
 
-/* ---- real values to codes ----------------------------------------------------------------------
- */
+/* ---- real values to codes -------------------------------------------------------------------- */
 
 enum { LOAD_PIXELS = 4096, LOAD_BLOCK = 256 };
 

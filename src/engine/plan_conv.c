@@ -76,8 +76,7 @@ static bb_status read_weights(const bb_engine *engine, const bb_model_node *node
     return BB_STATUS_OK;
 }
 
-/* ---- sharing out ------------------------------------------------------------------------------
- */
+/* ---- sharing out ----------------------------------------------------------------------------- */
 
 /* How one convolution is divided: strips of output rows, and blocks of output channels where an
  * image has too few rows for the workers. */
@@ -136,8 +135,7 @@ static partition choose_partition(const bb_engine *engine, const bb_conv_desc *d
     return best;
 }
 
-/* ---- max pools ---------------------------------------------------------------------------------
- */
+/* ---- max pools ------------------------------------------------------------------------------- */
 
 enum { POOL_BYTES = 192 * 1024 }; /* of convolved rows: they stay in the second-level cache */
 
@@ -179,8 +177,7 @@ static bb_status plan_pools(bb_engine *engine, bb_plan_node *plan, bb_error *err
     return BB_STATUS_OK;
 }
 
-/* ---- blocks of channels ------------------------------------------------------------------------
- */
+/* ---- blocks of channels ---------------------------------------------------------------------- */
 
 /* weights: of the whole layer. */
 static bb_status pack_block(bb_engine *engine, const bb_conv_plan *conv, const int16_t *weights,

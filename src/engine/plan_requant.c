@@ -151,8 +151,7 @@ static void build_floats(builder *b, const bb_requant_use *use, bb_requant_table
         bb_requant_use_floats(t, &range, &room);
 }
 
-/* ---- one output --------------------------------------------------------------------------------
- */
+/* ---- one output ------------------------------------------------------------------------------ */
 
 static bool uses_second(const bb_requant *r) {
     return r->kind == BB_REQUANT_FLOAT ? r->scale2 != NULL : r->mult2 != NULL;

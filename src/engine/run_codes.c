@@ -57,8 +57,7 @@ void bb_run_elementwise(bb_context *context, const bb_plan_node *plan) {
     bb_run_rows(context, plan, in->n * in->h, in->row, elementwise_rows);
 }
 
-/* ---- MUL ---------------------------------------------------------------------------------------
- */
+/* ---- MUL ------------------------------------------------------------------------------------- */
 
 static int32_t load_code(const void *p, size_t i, bb_element type) {
     return type == BB_ELEMENT_U8 ? ((const uint8_t *)p)[i] : ((const uint16_t *)p)[i];
@@ -109,8 +108,7 @@ void bb_run_multiply(bb_context *context, const bb_plan_node *plan) {
     bb_run_rows(context, plan, in->n * in->h, in->row, multiply_rows);
 }
 
-/* ---- copies ------------------------------------------------------------------------------------
- */
+/* ---- copies ---------------------------------------------------------------------------------- */
 
 static void concat_rows(const bb_context *context, const bb_plan_node *plan, int32_t row0,
                         int32_t row1, size_t worker) {
@@ -193,8 +191,7 @@ void bb_run_nothing(bb_context *context, const bb_plan_node *plan) {
     (void)plan;
 }
 
-/* ---- QUANTIZE ----------------------------------------------------------------------------------
- */
+/* ---- QUANTIZE -------------------------------------------------------------------------------- */
 
 enum { QUANTIZE_BLOCK = 256 };
 

@@ -117,8 +117,7 @@ static void aim_at_tensors(tile_state *s, const bb_context *context) {
     }
 }
 
-/* ---- with max pools ----------------------------------------------------------------------------
- */
+/* ---- with max pools -------------------------------------------------------------------------- */
 
 /* A few convolved rows of one block of channels, all outputs, on their way to the pools. */
 typedef struct pool_state {
@@ -220,8 +219,7 @@ static void run_pooled(const bb_conv_block *block, const uint8_t *in, uint8_t *s
     }
 }
 
-/* ---- tasks -------------------------------------------------------------------------------------
- */
+/* ---- tasks ----------------------------------------------------------------------------------- */
 
 static void run_task(void *user, size_t task, size_t worker) {
     const conv_tasks *t = user;

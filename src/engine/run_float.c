@@ -12,8 +12,7 @@ static float *floats_of(const bb_context *context, int tensor) {
     return (float *)(void *)bb_tensor_data(context, tensor);
 }
 
-/* ---- convolution: sum = bias; for ky, kx, input channel ascending: sum = sum + x*w -------------
- */
+/* ---- convolution: sum = bias; for ky, kx, input channel ascending: sum = sum + x*w ----------- */
 
 /* Four neighbouring outputs; as many of them as stay in registers over the whole window. */
 typedef float four_floats __attribute__((vector_size(16)));
@@ -103,8 +102,7 @@ void bb_run_float_conv(bb_context *context, const bb_plan_node *plan) {
     bb_run_rows(context, plan, out->n * out->h, work, conv_rows);
 }
 
-/* ---- pools: maximum, or double sum over the window row by row, divided and rounded once ---------
- */
+/* ---- pools: maximum, or double sum over the window row by row, divided and rounded once ------ */
 
 static float pool_value(const bb_model_node *node, const bb_plan_tensor *in, const float *image,
                         bb_pool_span rows, bb_pool_span columns) {

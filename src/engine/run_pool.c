@@ -37,8 +37,7 @@ static bb_window window_at(const bb_context *context, const bb_model_node *node,
                        .type = in->type};
 }
 
-/* ---- max pools ---------------------------------------------------------------------------------
- */
+/* ---- max pools ------------------------------------------------------------------------------- */
 
 enum { MAX_INPUTS = 8 }; /* of one call */
 
@@ -125,8 +124,7 @@ void bb_run_max_pool(bb_context *context, const bb_plan_node *plan) {
     bb_run_rows(context, plan, out->n * out->h, out->row, max_rows);
 }
 
-/* ---- average pools -----------------------------------------------------------------------------
- */
+/* ---- average pools --------------------------------------------------------------------------- */
 
 /* The sums of one window become the codes (or floats) of one output pixel. */
 static void requantize_sums(const bb_context *context, const bb_plan_node *plan, size_t pixel,

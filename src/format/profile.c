@@ -3,8 +3,7 @@
  * stand side by side, array for array. */
 #include "format/chunks.h"
 
-/* ---- reading ----------------------------------------------------------------------------------
- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 static void decode_linear(bb_decoder *d, bb_requant *r, uint8_t flags) {
     bool second = flags & BB_FLAG_SECOND, slopes = flags & BB_FLAG_SLOPES;
@@ -119,8 +118,7 @@ void bb_decode_profile(bb_decoder *d, bb_model *model) {
             decode_conv(d, model->nodes[i].planes, &profile->convs[i]);
 }
 
-/* ---- writing ----------------------------------------------------------------------------------
- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 static void encode_linear(bb_buffer *out, const bb_requant *r) {
     size_t n = r->channels;

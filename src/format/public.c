@@ -32,8 +32,7 @@ bb_status bb_model_truncate(const bb_model *model, size_t profile, bb_model **re
     return bb_format_truncate(model, profile, result, err);
 }
 
-/* ---- info -------------------------------------------------------------------------------------
- */
+/* ---- info ------------------------------------------------------------------------------------ */
 
 void bb_model_info_init(bb_model_info *info) {
     *info = (bb_model_info){.struct_size = sizeof(*info)};
@@ -85,8 +84,7 @@ bb_status bb_model_get_info(const bb_model *model, bb_model_info *info, bb_error
     return count_macs(model, info, err);
 }
 
-/* ---- profiles ---------------------------------------------------------------------------------
- */
+/* ---- profiles -------------------------------------------------------------------------------- */
 
 static bb_status check_profile(const bb_model *model, size_t index, bb_error *err) {
     if (index >= model->n_profiles)
@@ -108,8 +106,7 @@ bb_status bb_model_select_profile(const bb_model *model, uint32_t weight_bits,
     return bb_model_find_profile(model, weight_bits, activation_bits, index, err);
 }
 
-/* ---- layers -----------------------------------------------------------------------------------
- */
+/* ---- layers ---------------------------------------------------------------------------------- */
 
 static const char *conv_kind(const bb_model *model, const bb_model_node *node) {
     if (model->tensors[node->in[0]].rank == 2)

@@ -34,8 +34,7 @@ static bb_status fail_chunk(reader *r, const chunk *c, bb_status status, const c
     return bb_fail(r->err, status, "%s: chunk %s at byte %zu: %s", r->name, c->id, c->offset, what);
 }
 
-/* ---- the chain of chunks ------------------------------------------------------------------------
- */
+/* ---- the chain of chunks --------------------------------------------------------------------- */
 
 static bb_status check_header(reader *r, uint32_t *n_chunks) {
     const uint8_t *p = r->file.data;
@@ -90,8 +89,7 @@ static bb_status next_chunk(reader *r, size_t *at, chunk *c) {
     return BB_STATUS_OK;
 }
 
-/* ---- contents -----------------------------------------------------------------------------------
- */
+/* ---- contents -------------------------------------------------------------------------------- */
 
 static bool is(const chunk *c, const char *id) {
     return memcmp(c->id, id, 4) == 0;
@@ -187,8 +185,7 @@ static bb_status read_chunk(reader *r, const chunk *c) {
     return keep_chunk(r, c);
 }
 
-/* ---- file ---------------------------------------------------------------------------------------
- */
+/* ---- file ------------------------------------------------------------------------------------ */
 
 static bb_status read_all(reader *r) {
     uint32_t n_chunks = 0;

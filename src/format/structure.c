@@ -3,8 +3,7 @@
 #include "format/structure.h"
 #include <string.h>
 
-/* ---- MODL -------------------------------------------------------------------------------------
- */
+/* ---- MODL ------------------------------------------------------------------------------------ */
 
 static void decode_geometry(bb_decoder *d, bb_geometry *g) {
     int32_t *const pairs[] = {g->kernel, g->stride, g->dilation, g->pad_begin, g->pad_end};
@@ -164,8 +163,7 @@ void bb_decode_structure(bb_decoder *d, bb_model *model, bb_packing **packing) {
         decode_node(d, model, *packing + i);
 }
 
-/* ---- PLAN -------------------------------------------------------------------------------------
- */
+/* ---- PLAN ------------------------------------------------------------------------------------ */
 
 static void copy_words(const uint8_t *src, uint64_t *dst, size_t n) {
     for (size_t i = 0; i < n; i++)
@@ -214,8 +212,7 @@ void bb_decode_planes(bb_decoder *d, bb_model *model, const bb_packing *packing)
             decode_node_planes(d, (bb_planes *)(uintptr_t)model->nodes[i].planes, packing[i]);
 }
 
-/* ---- FLTB -------------------------------------------------------------------------------------
- */
+/* ---- FLTB ------------------------------------------------------------------------------------ */
 
 static const float *decode_table(bb_decoder *d, uint32_t n) {
     if (n == 0)

@@ -21,8 +21,7 @@ bool bb_little_endian(void) {
 #endif
 }
 
-/* ---- CRC-32, eight bytes a step -----------------------------------------------------------------
- */
+/* ---- CRC-32, eight bytes a step -------------------------------------------------------------- */
 
 void bb_crc_init(bb_crc *crc) {
     for (uint32_t i = 0; i < 256; i++) {

@@ -23,8 +23,7 @@ typedef enum bb_packing { BB_PACKING_WORDS = 0, BB_PACKING_TIGHT = 1 } bb_packin
 /** Offset rounded up to the next chunk boundary; callers have checked that it fits. */
 size_t bb_align_chunk(size_t offset);
 
-/* ---- CRC-32 (IEEE 802.3, as zlib and PNG) -------------------------------------------------------
- */
+/* ---- CRC-32 (IEEE 802.3, as zlib and PNG) ---------------------------------------------------- */
 
 typedef struct bb_crc {
     uint32_t table[8][256];

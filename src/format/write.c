@@ -14,8 +14,7 @@ bool bb_float_has_window(bb_float_op op) {
     return op == BB_FLOAT_CONV || op == BB_FLOAT_MAX_POOL || op == BB_FLOAT_AVERAGE_POOL;
 }
 
-/* ---- chunks ------------------------------------------------------------------------------------
- */
+/* ---- chunks ---------------------------------------------------------------------------------- */
 
 static size_t begin_chunk(bb_buffer *out, const char *id, uint32_t version, uint32_t flags) {
     uint8_t header[BB_CHUNK_HEADER] = {0};
@@ -37,8 +36,7 @@ static void end_chunk(bb_buffer *out, const bb_crc *crc, size_t at) {
     bb_encode_align(out);
 }
 
-/* ---- MODL -------------------------------------------------------------------------------------
- */
+/* ---- MODL ------------------------------------------------------------------------------------ */
 
 static void encode_geometry(bb_buffer *out, const bb_geometry *g) {
     const int32_t *const pairs[] = {g->kernel, g->stride, g->dilation, g->pad_begin, g->pad_end};
@@ -137,8 +135,7 @@ static void encode_structure(bb_buffer *out, const bb_model *model) {
         encode_node(out, &model->nodes[i]);
 }
 
-/* ---- PLAN and FLTB ----------------------------------------------------------------------------
- */
+/* ---- PLAN and FLTB --------------------------------------------------------------------------- */
 
 static void append_words(bb_buffer *out, const uint64_t *words, size_t n) {
     if (bb_little_endian()) {
@@ -196,8 +193,7 @@ static void encode_all_floats(bb_buffer *out, const bb_model *model) {
     }
 }
 
-/* ---- file -------------------------------------------------------------------------------------
- */
+/* ---- file ------------------------------------------------------------------------------------ */
 
 /* Bytes of a chunk with its header and the padding after it are those of `kind`. */
 typedef enum size_kind { STRUCTURE, PLANES, CONSTANTS, METADATA, N_KINDS } size_kind;

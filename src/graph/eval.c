@@ -210,8 +210,7 @@ void bb_walk_copy(bb_walk *w, size_t element, void *dst, const void *src) {
     } while (bb_walk_next(w));
 }
 
-/* ---- the table ---------------------------------------------------------------------------------
- */
+/* ---- the table ------------------------------------------------------------------------------- */
 
 static const bb_eval_rule rules[BB_OP_COUNT] = {
     [BB_OP_ABS] = bb_eval_unary,

@@ -414,8 +414,7 @@ bb_status bb_eval_expand(const bb_eval *e) {
     return BB_STATUS_OK;
 }
 
-/* ---- comparisons and choice ---------------------------------------------------------------------
- */
+/* ---- comparisons and choice ------------------------------------------------------------------ */
 
 static bool compare(bb_op op, double a, double b) {
     switch (op) {

@@ -261,8 +261,7 @@ bb_status bb_eval_depth_space(const bb_eval *e) {
     return BB_STATUS_OK;
 }
 
-/* ---- values made from little ------------------------------------------------------------------
- */
+/* ---- values made from little ----------------------------------------------------------------- */
 
 bb_status bb_eval_range(const bb_eval *e) {
     const bb_array *y = &e->out[0];

@@ -101,8 +101,7 @@ static bb_status evaluate(folder *f, const bb_node *node) {
     return bb_error_prefix(f->err, status, "%s", f->graph->name);
 }
 
-/* ---- partly known shapes ------------------------------------------------------------------------
- */
+/* ---- partly known shapes --------------------------------------------------------------------- */
 
 static bb_status shape_with_marks(folder *f, const bb_node *node) {
     const bb_value *x = &f->graph->values[node->in[0]], *y = &f->graph->values[node->out[0]];

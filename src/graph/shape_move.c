@@ -464,8 +464,7 @@ bb_status bb_shape_expand(const bb_shape *s) {
     return BB_STATUS_OK;
 }
 
-/* ---- values made from shapes ------------------------------------------------------------------
- */
+/* ---- values made from shapes ----------------------------------------------------------------- */
 
 static bool scalar_number(const bb_array *a, double *v) {
     int64_t i;

@@ -84,8 +84,7 @@ typedef struct bb_requant_job {
     bb_element out_type; /**< U8 or U16; F32 for FLOAT */
 } bb_requant_job;
 
-/* ---- LINEAR in float: requant_float.c -----------------------------------------------------------
- */
+/* ---- LINEAR in float: requant_float.c -------------------------------------------------------- */
 
 /** What the operands of a requantizer keep to. */
 typedef struct bb_requant_range {

@@ -58,8 +58,7 @@ static channel channel_at(const bb_requant_tables *t, const bb_requant_range *ra
     return k;
 }
 
-/* ---- one value ---------------------------------------------------------------------------------
- */
+/* ---- one value ------------------------------------------------------------------------------- */
 
 /* The step of code i: for mult > 0 the first Z with a code >= i, for mult < 0 the last one. */
 static int64_t step_of(const channel *k, int64_t i) {
@@ -129,8 +128,7 @@ static bool one_value(const channel *k, float *mult, float *add) {
     return steps_agree(k, *mult, *add);
 }
 
-/* ---- two values --------------------------------------------------------------------------------
- */
+/* ---- two values ------------------------------------------------------------------------------ */
 
 /* Wider brackets meet an integer so often that the double form is as fast. */
 static const double WIDEST = 1.0 / 512;

@@ -48,8 +48,7 @@ static void new_buffer(planner *p, int tensor, size_t bytes, long born) {
     p->buffers[p->n++] = (buffer){.bytes = bytes, .first = born, .last = born, .tensor = tensor};
 }
 
-/* ---- tensors inside a CONCAT's output -----------------------------------------------------------
- */
+/* ---- tensors inside a CONCAT's output -------------------------------------------------------- */
 
 static size_t element_bytes(const bb_model *model, size_t profile, int tensor) {
     return model->profiles[profile].tensors[tensor].bits > 8 ? 2 : 1;
@@ -144,8 +143,7 @@ static void find_passing(const planner *p, bb_memory_plan *plan) {
     }
 }
 
-/* ---- lives and places --------------------------------------------------------------------------
- */
+/* ---- lives and places ------------------------------------------------------------------------ */
 
 /* The first of the tensors inside a CONCAT's output brings the buffer to life. */
 static void produce(planner *p, const bb_memory_plan *plan, int tensor, long node) {

@@ -260,8 +260,7 @@ int32_t bb_planes_weight(const bb_planes *planes, uint32_t used, uint32_t p);
 size_t bb_planes_words(const bb_planes *planes);
 bool bb_planes_native(const bb_planes *planes);
 
-/* ---- checking and binding ----------------------------------------------------------------------
- */
+/* ---- checking and binding -------------------------------------------------------------------- */
 
 /**
  * Everything an engine relies on: indices, order, one producer per tensor, kinds, channel

@@ -63,8 +63,7 @@ static bb_status check_tensor(const bb_model_tensor *t, size_t index, bb_error *
     return BB_STATUS_OK;
 }
 
-/* ---- windows ----------------------------------------------------------------------------------
- */
+/* ---- windows --------------------------------------------------------------------------------- */
 
 static bool within(int32_t value, int32_t low) {
     return value >= low && value <= BB_MAX_WINDOW;
@@ -86,8 +85,7 @@ static bb_status check_window(const bb_model_node *node, bool pool, bb_error *er
     return BB_STATUS_OK;
 }
 
-/* ---- weights ----------------------------------------------------------------------------------
- */
+/* ---- weights --------------------------------------------------------------------------------- */
 
 static bb_status check_plane_weights(const bb_model_node *node, bb_error *err) {
     const bb_planes *planes = node->planes;
@@ -146,8 +144,7 @@ static bb_status check_conv(const bb_model_node *node, int64_t cin, int64_t cout
     return BB_STATUS_OK;
 }
 
-/* ---- float nodes ------------------------------------------------------------------------------
- */
+/* ---- float nodes ----------------------------------------------------------------------------- */
 
 static bb_status check_table(const bb_model_node *node, const float *table, uint32_t n,
                              uint64_t wanted, bool optional, bb_error *err) {
@@ -211,8 +208,7 @@ static bb_status check_float(const bb_model_node *node, int64_t cin, int64_t cou
     return check_float_tables(node, cin, cout, err);
 }
 
-/* ---- nodes ------------------------------------------------------------------------------------
- */
+/* ---- nodes ----------------------------------------------------------------------------------- */
 
 typedef enum tensor_rule { CODES, FLOATS, EITHER } tensor_rule;
 
@@ -355,8 +351,7 @@ static bb_status check_node(const bb_model *model, size_t index, bool *made, bb_
     return check_channels(model, node, err);
 }
 
-/* ---- model ------------------------------------------------------------------------------------
- */
+/* ---- model ----------------------------------------------------------------------------------- */
 
 static bb_status check_inputs(const bb_model *model, bool *made, bb_error *err) {
     for (size_t i = 0; i < model->n_inputs; i++) {

@@ -41,8 +41,7 @@ static int64_t level_bound(const bb_tensor_params *p) {
     return ((INT64_C(1) << p->bits) - 1) + magnitude(p->a0);
 }
 
-/* ---- requantizers -----------------------------------------------------------------------------
- */
+/* ---- requantizers ---------------------------------------------------------------------------- */
 
 typedef struct slope {
     const int32_t *mult, *mult2;
@@ -183,8 +182,7 @@ static bb_status check_outputs(place *at, const operands *z) {
     return BB_STATUS_OK;
 }
 
-/* ---- convolutions -----------------------------------------------------------------------------
- */
+/* ---- convolutions ---------------------------------------------------------------------------- */
 
 typedef struct conv_bound {
     int64_t *row;      /**< bound of |P| by row */
@@ -312,8 +310,7 @@ static bb_status check_conv(place *at) {
     return check_conv_exactly(at, conv, &z);
 }
 
-/* ---- other nodes ------------------------------------------------------------------------------
- */
+/* ---- other nodes ----------------------------------------------------------------------------- */
 
 static bb_status check_average_bounds(place *at, int64_t n) {
     const bb_tensor_params *in = &at->profile->tensors[at->node->in[0]];
@@ -396,8 +393,7 @@ static bb_status check_node(place *at) {
     return bb_fail(at->err, BB_STATUS_INTERNAL, "node '%s': unknown kind", at->node->name);
 }
 
-/* ---- profiles ---------------------------------------------------------------------------------
- */
+/* ---- profiles -------------------------------------------------------------------------------- */
 
 static bb_status check_grid(const bb_profile *profile, const bb_model_tensor *t,
                             const bb_tensor_params *p, bb_error *err) {

@@ -109,8 +109,7 @@ bb_status bb_nn_fix(bb_executor *ex, int value, const void *data, bb_error *err)
     return bb_nn_store(ex, value, NULL, buffer, err);
 }
 
-/* ---- reading ------------------------------------------------------------------------------------
- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 static const bb_dn_layout *form_layout(bb_executor *ex, const bb_nn_tensor *tensor,
                                        const bb_nn_form *form) {
@@ -176,8 +175,7 @@ void bb_nn_consume(bb_executor *ex, const bb_node *node) {
     }
 }
 
-/* ---- steps --------------------------------------------------------------------------------------
- */
+/* ---- steps ----------------------------------------------------------------------------------- */
 
 static void touch(bb_nn_buffer *buffer, int step) {
     if (step < buffer->first)

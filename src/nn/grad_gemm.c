@@ -22,8 +22,7 @@ struct gemm_state {
     size_t rows, columns, c_rows, c_columns;
 };
 
-/* ---- steps -------------------------------------------------------------------------------------
- */
+/* ---- steps ----------------------------------------------------------------------------------- */
 
 static void spread_bias(const gemm_state *s, const float *c, float *y) {
     for (size_t r = 0; r < s->rows; r++)
@@ -86,8 +85,7 @@ static bb_status run_to_c(bb_executor *ex, const bb_nn_step *step, bb_error *err
     return BB_STATUS_OK;
 }
 
-/* ---- building ----------------------------------------------------------------------------------
- */
+/* ---- building -------------------------------------------------------------------------------- */
 
 static bb_status emit_gradient(bb_gradient *g, const bb_node *node, int i, void *state, int dy,
                                bb_nn_run_fn run, bb_error *err) {

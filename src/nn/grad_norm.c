@@ -12,8 +12,7 @@ typedef struct norm_state {
     int src, mean, variance, scale_shift, workspace;
 } norm_state;
 
-/* ---- scale and shift side by side, as oneDNN takes them ----------------------------------------
- */
+/* ---- scale and shift side by side, as oneDNN takes them -------------------------------------- */
 
 static bb_status run_join(bb_executor *ex, const bb_nn_step *step, bb_error *err) {
     size_t n = *(const size_t *)step->state;
@@ -63,8 +62,7 @@ static bb_status split(bb_gradient *g, const bb_node *node, int joined, size_t h
     return bb_grad_add(g, value, NULL, args[1].buffer, err);
 }
 
-/* ---- running statistics ------------------------------------------------------------------------
- */
+/* ---- running statistics ---------------------------------------------------------------------- */
 
 typedef struct running_state {
     const bb_gradient *g;
@@ -97,8 +95,7 @@ static bb_status emit_running(bb_gradient *g, const bb_node *node, const norm_st
     return bb_grad_emit(g, node, run_running, running, args, 2, err);
 }
 
-/* ---- the node ----------------------------------------------------------------------------------
- */
+/* ---- the node -------------------------------------------------------------------------------- */
 
 static bb_status check(bb_gradient *g, const bb_node *node, bb_error *err) {
     const bb_nn_tensor *x = bb_nn_input(g->ex, node, 0);

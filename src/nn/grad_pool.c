@@ -52,8 +52,7 @@ static bb_status geometry(bb_gradient *g, const bb_node *node, bb_dn_pool *pool,
     return BB_STATUS_OK;
 }
 
-/* ---- means that count padding, but not what ceil_mode adds: row-major loops ---------------------
- */
+/* ---- means that count padding, but not what ceil_mode adds: row-major loops ------------------ */
 
 static bb_status average_backward(bb_gradient *g, const bb_grad_entry *entry, bb_error *err) {
     const bb_node *node = entry->node;
@@ -72,8 +71,7 @@ static bb_status build_average(bb_gradient *g, const bb_node *node, bb_error *er
     return bb_grad_push(g, node, average_backward, state, err);
 }
 
-/* ---- the node -----------------------------------------------------------------------------------
- */
+/* ---- the node -------------------------------------------------------------------------------- */
 
 bb_status bb_grad_build_pool(bb_gradient *g, const bb_node *node, bb_error *err) {
     bb_executor *ex = g->ex;
@@ -105,8 +103,7 @@ bb_status bb_grad_build_pool(bb_gradient *g, const bb_node *node, bb_error *err)
     return bb_grad_push(g, node, backward, s, err);
 }
 
-/* ---- mean of every channel, row-major out of any layout -----------------------------------------
- */
+/* ---- mean of every channel, row-major out of any layout -------------------------------------- */
 
 /* Sums in one order, four rows at a time would change it: one pixel after the other. */
 BB_CLONES static void sum_pixels(const float *x, size_t pixels, size_t lanes, float *sum) {

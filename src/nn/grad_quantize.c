@@ -18,8 +18,7 @@ typedef struct call {
     double *sums; /* per run and chunk */
 } call;
 
-/* ---- the step -----------------------------------------------------------------------------------
- */
+/* ---- the step -------------------------------------------------------------------------------- */
 
 static void backward_part(void *user, int part, int parts) {
     const call *c = user;
@@ -66,8 +65,7 @@ static bb_status run_backward(bb_executor *ex, const bb_nn_step *step, bb_error 
     return BB_STATUS_OK;
 }
 
-/* ---- building -----------------------------------------------------------------------------------
- */
+/* ---- building -------------------------------------------------------------------------------- */
 
 static bb_status backward(bb_gradient *g, const bb_grad_entry *entry, bb_error *err) {
     fake_state *s = entry->state;

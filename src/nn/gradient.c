@@ -4,8 +4,7 @@
 #include "nn/gradient_internal.h"
 #include <string.h>
 
-/* ---- creation -----------------------------------------------------------------------------------
- */
+/* ---- creation -------------------------------------------------------------------------------- */
 
 static bb_status add_kept(bb_gradient *g, int value, bb_error *err) {
     if (value < 0 || (size_t)value >= g->ex->graph->n_values)
@@ -111,8 +110,7 @@ void bb_gradient_destroy(bb_gradient *g) {
     bb_free(g);
 }
 
-/* ---- parameters and statistics ------------------------------------------------------------------
- */
+/* ---- parameters and statistics --------------------------------------------------------------- */
 
 size_t bb_gradient_n_parameters(const bb_gradient *g) {
     return g->n_parameters;

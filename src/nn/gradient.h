@@ -81,8 +81,7 @@ bb_status bb_gradient_create(const bb_graph *graph, const int64_t *const *input_
                              bb_error *err);
 void bb_gradient_destroy(bb_gradient *gradient); /**< NULL is fine */
 
-/* ---- parameters: index i as in options.parameters ---------------------------------------------
- */
+/* ---- parameters: index i as in options.parameters -------------------------------------------- */
 
 size_t bb_gradient_n_parameters(const bb_gradient *gradient);
 /** Master copy in plain ONNX layout; write it between steps. NULL beyond the end. */
@@ -96,8 +95,7 @@ size_t bb_gradient_parameter_elements(const bb_gradient *gradient, size_t i);
 /** The parameter's value index in the graph. */
 int bb_gradient_parameter_value(const bb_gradient *gradient, size_t i);
 
-/* ---- running statistics: mean, then variance of every BatchNormalization, in node order --------
- */
+/* ---- running statistics: mean, then variance of every BatchNormalization, in node order ------ */
 
 size_t bb_gradient_n_statistics(const bb_gradient *gradient);
 /** Array i, readable and writable between runs; *value is the graph constant it stands for, *n its
@@ -113,8 +111,7 @@ void bb_gradient_set_momentum(bb_gradient *gradient, float momentum);
  */
 bb_status bb_gradient_export(const bb_gradient *gradient, bb_graph *graph, bb_error *err);
 
-/* ---- running ------------------------------------------------------------------------------------
- */
+/* ---- running --------------------------------------------------------------------------------- */
 
 /** inputs: one array per graph input (read only), in the dims of creation. */
 bb_status bb_gradient_forward(bb_gradient *gradient, const bb_array *inputs, bb_error *err);

@@ -3,8 +3,7 @@
 #include "nn/gradient_internal.h"
 #include <string.h>
 
-/* ---- what a gradient passes through ------------------------------------------------------------
- */
+/* ---- what a gradient passes through ---------------------------------------------------------- */
 
 /* Functions that are flat almost everywhere, or give no real numbers. */
 static bool blocks_gradient(bb_op op) {
@@ -103,8 +102,7 @@ int bb_grad_only_reader(const bb_gradient *g, int value) {
     return tensor->uses_left == 1 && g->values[value].kept < 0 ? tensor->reader : -1;
 }
 
-/* ---- values that are there before the first node ------------------------------------------------
- */
+/* ---- values that are there before the first node --------------------------------------------- */
 
 static bb_status enter_parameter(bb_gradient *g, bb_grad_parameter *p, bb_error *err) {
     bb_executor *ex = g->ex;
@@ -186,8 +184,7 @@ static bb_status enter_values(bb_gradient *g, const int64_t *const *input_dims, 
     return BB_STATUS_OK;
 }
 
-/* ---- the walk -----------------------------------------------------------------------------------
- */
+/* ---- the walk -------------------------------------------------------------------------------- */
 
 typedef bb_status (*build_fn)(bb_gradient *g, const bb_node *node, bb_error *err);
 

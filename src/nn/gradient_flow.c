@@ -4,8 +4,7 @@
 #include "nn/gradient_internal.h"
 #include <string.h>
 
-/* ---- buffers: who still needs their contents ---------------------------------------------------
- */
+/* ---- buffers: who still needs their contents ------------------------------------------------- */
 
 static bb_status hold(bb_gradient *g, int buffer, int change, bb_error *err) {
     if ((size_t)buffer >= g->cap_holds) {
@@ -47,8 +46,7 @@ bb_status bb_grad_target(bb_gradient *g, int value, int *buffer, bb_error *err) 
     return bb_nn_new_buffer(g->ex, g->ex->tensors[value].elements * sizeof(float), buffer, err);
 }
 
-/* ---- sums --------------------------------------------------------------------------------------
- */
+/* ---- sums ------------------------------------------------------------------------------------ */
 
 BB_CLONES static void add(const float *a, const float *b, float *sum, size_t n) {
     for (size_t i = 0; i < n; i++)
@@ -65,8 +63,7 @@ bb_status bb_grad_emit_add(bb_gradient *g, int dst, int a, int b, size_t bytes, 
     return bb_grad_emit_range(g, NULL, run_add, bytes / sizeof(float), NULL, args, 3, err);
 }
 
-/* ---- seeds: steps that do something only where the caller gave one -----------------------------
- */
+/* ---- seeds: steps that do something only where the caller gave one --------------------------- */
 
 typedef struct seed_state {
     const bb_grad_kept *kept;
@@ -154,8 +151,7 @@ static bb_status add_seed(bb_gradient *g, int value, const bb_dn_layout *layout,
     return bb_grad_emit(g, NULL, run_seed_add, s, sum, 2, err);
 }
 
-/* ---- reading -----------------------------------------------------------------------------------
- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 static bb_status convert(bb_gradient *g, int value, const bb_grad_part *part,
                          const bb_dn_layout *layout, int *buffer, bb_error *err) {
@@ -231,8 +227,7 @@ bb_status bb_grad_read_output(bb_gradient *g, const bb_node *node, int *buffer, 
                         writable, err);
 }
 
-/* ---- what callers see ---------------------------------------------------------------------------
- */
+/* ---- what callers see ------------------------------------------------------------------------ */
 
 static bb_status run_copy(bb_executor *ex, const bb_nn_step *step, bb_error *err) {
     memcpy(step->data[1], step->data[0], *(const size_t *)step->state);

@@ -89,8 +89,7 @@ struct bb_gradient {
     bool has_forward, has_backward;
 };
 
-/* ---- gradient_build.c --------------------------------------------------------------------------
- */
+/* ---- gradient_build.c ------------------------------------------------------------------------ */
 
 bb_status bb_grad_build(bb_gradient *g, const int64_t *const *input_dims, bb_error *err);
 /** Notes the backward function of a node that has just been built. */
@@ -107,8 +106,7 @@ int bb_grad_only_reader(const bb_gradient *g, int value);
 /** The momentum-updated statistic that stands for constant `value`, or NULL. */
 bb_grad_statistic *bb_grad_statistic_of(bb_gradient *g, int value);
 
-/* ---- gradient_flow.c: gradients of values ------------------------------------------------------
- */
+/* ---- gradient_flow.c: gradients of values ---------------------------------------------------- */
 
 /**
  * Sum of all that has been added to the gradient of `value`, in `layout` (NULL: row-major);
@@ -129,8 +127,7 @@ bb_status bb_grad_collect(bb_gradient *g, bb_error *err);
 /** dst = a + b of so many bytes; dst may be either. */
 bb_status bb_grad_emit_add(bb_gradient *g, int dst, int a, int b, size_t bytes, bb_error *err);
 
-/* ---- gradient_loops.c: what own steps are made of ----------------------------------------------
- */
+/* ---- gradient_loops.c: what own steps are made of -------------------------------------------- */
 
 /** A step of n floats, cut into parts of whole cache lines for the threads. */
 typedef void (*bb_grad_range_fn)(const bb_nn_step *step, size_t begin, size_t end);
@@ -150,8 +147,7 @@ bb_status bb_grad_emit(bb_gradient *g, const bb_node *node, bb_nn_run_fn run, vo
 bb_status bb_grad_emit_clear(bb_gradient *g, const bb_dn_layout *layout, int buffer, bb_error *err);
 void *bb_grad_alloc(bb_gradient *g, size_t n, size_t size); /**< zeroed, dies with g */
 
-/* ---- builders, one per group of node kinds ------------------------------------------------------
- */
+/* ---- builders, one per group of node kinds --------------------------------------------------- */
 
 bb_status bb_grad_build_conv(bb_gradient *g, const bb_node *node, bb_error *err);
 bb_status bb_grad_build_norm(bb_gradient *g, const bb_node *node, bb_error *err);

@@ -45,8 +45,7 @@ void *bb_grad_range_state(const bb_nn_step *step) {
     return range->state;
 }
 
-/* ---- padding -----------------------------------------------------------------------------------
- */
+/* ---- padding --------------------------------------------------------------------------------- */
 
 static bb_status run_clear(bb_executor *ex, const bb_nn_step *step, bb_error *err) {
     bb_nn_clear_padding(step->state, step->data[0]);

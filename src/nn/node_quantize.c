@@ -3,8 +3,7 @@
 #include "nn/clones.h"
 #include <string.h>
 
-/* ---- the step ----------------------------------------------------------------------------------
- */
+/* ---- the step -------------------------------------------------------------------------------- */
 
 bb_quantizer_args bb_nn_fake_args(const bb_fake_plan *plan, size_t channel, const float *step,
                                   const float *zero) {
@@ -85,8 +84,7 @@ static bb_status run_quantize(bb_executor *ex, const bb_nn_step *step, bb_error 
     return BB_STATUS_OK;
 }
 
-/* ---- the plan ----------------------------------------------------------------------------------
- */
+/* ---- the plan -------------------------------------------------------------------------------- */
 
 static bb_status read_kind(bb_executor *ex, const bb_node *node, bb_fake_plan *plan,
                            bb_error *err) {

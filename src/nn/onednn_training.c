@@ -3,8 +3,7 @@
 #include "nn/onednn_internal.h"
 #include <string.h>
 
-/* ---- convolution ------------------------------------------------------------------------------
- */
+/* ---- convolution ----------------------------------------------------------------------------- */
 
 typedef union conv_desc {
     dnnl_convolution_desc_t conv;
@@ -181,8 +180,7 @@ bb_status bb_dn_make_conv_bf16(bb_dn *dn, const bb_dn_conv *conv, bb_dn_pass pas
     return status;
 }
 
-/* ---- batch normalization ----------------------------------------------------------------------
- */
+/* ---- batch normalization --------------------------------------------------------------------- */
 
 static unsigned norm_flags(const bb_dn_norm *norm) {
     return (unsigned)dnnl_use_scaleshift | (norm->relu ? (unsigned)dnnl_fuse_norm_relu : 0u) |
@@ -209,8 +207,7 @@ bb_status bb_dn_make_norm_backward(bb_dn *dn, const bb_dn_norm *norm, const bb_d
     return bb_dn_finish_backward(dn, &desc, forward, 9, "batch normalization's gradient", op, err);
 }
 
-/* ---- pools -------------------------------------------------------------------------------------
- */
+/* ---- pools ----------------------------------------------------------------------------------- */
 
 static dnnl_alg_kind_t pool_kind(const bb_dn_pool *pool) {
     return pool->kind == BB_DN_POOL_MAX   ? dnnl_pooling_max
@@ -253,8 +250,7 @@ bb_status bb_dn_make_pool_backward(bb_dn *dn, const bb_dn_pool *pool, const bb_d
     return bb_dn_finish_backward(dn, &desc, forward, 4, "pooling's gradient", op, err);
 }
 
-/* ---- elementwise functions ---------------------------------------------------------------------
- */
+/* ---- elementwise functions ------------------------------------------------------------------- */
 
 bb_status bb_dn_make_function_backward(bb_dn *dn, const bb_dn_post *function,
                                        const bb_dn_layout *layout, bb_dn_op **op, bb_error *err) {
@@ -277,8 +273,7 @@ bb_status bb_dn_make_function_backward(bb_dn *dn, const bb_dn_post *function,
     return result;
 }
 
-/* ---- matrix products ----------------------------------------------------------------------------
- */
+/* ---- matrix products ------------------------------------------------------------------------- */
 
 bb_status bb_dn_gemm(const bb_dn_product *p, const float *a, const float *b, float *c,
                      bb_error *err) {

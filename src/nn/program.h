@@ -90,8 +90,7 @@ struct bb_executor {
     bool has_run;
 };
 
-/* ---- build.c -----------------------------------------------------------------------------------
- */
+/* ---- build.c --------------------------------------------------------------------------------- */
 
 bb_status bb_nn_build(bb_executor *ex, const int64_t *const *input_dims, bb_error *err);
 
@@ -161,8 +160,7 @@ bb_status bb_nn_pool_geometry(bb_executor *ex, const bb_node *node, bb_dn_pool *
  *  only ceil_mode added. */
 bool bb_nn_pool_is_exact(const bb_window *window);
 
-/* ---- executor.c --------------------------------------------------------------------------------
- */
+/* ---- executor.c ------------------------------------------------------------------------------ */
 
 /** An executor without steps; threads as in the options. */
 bb_status bb_nn_new_executor(const bb_graph *graph, const bb_executor_options *options,
@@ -176,8 +174,7 @@ bool bb_nn_has_padding(const bb_dn_channels *form);
 /** Sets those to zero, as oneDNN leaves and expects them. */
 void bb_nn_clear_padding(const bb_dn_channels *form, float *data);
 
-/* ---- fuse.c ------------------------------------------------------------------------------------
- */
+/* ---- fuse.c ---------------------------------------------------------------------------------- */
 
 /** What follows a convolution or matrix product and is computed together with it. */
 typedef struct bb_nn_chain {
@@ -198,8 +195,7 @@ void bb_nn_collect(bb_executor *ex, int value, int rank, const int64_t *dims, bo
 /** Marks the chain's nodes as built and their inputs as read. */
 void bb_nn_consume_chain(bb_executor *ex, const bb_nn_chain *chain);
 
-/* ---- plan.c ------------------------------------------------------------------------------------
- */
+/* ---- plan.c ---------------------------------------------------------------------------------- */
 
 /** Places buffers by lifetime, allocates memory and resolves every step's pointers. */
 bb_status bb_nn_place(bb_executor *ex, bb_error *err);

@@ -99,8 +99,7 @@ static double sum_lanes(float *lanes) {
         return sum;                                                                                \
     }
 
-/* ---- odd grid ----------------------------------------------------------------------------------
- */
+/* ---- odd grid -------------------------------------------------------------------------------- */
 
 BB_CLONES static void odd_values(float step, float top, const float *x, float *y, size_t n) {
     float half = 0.5f / step;
@@ -149,8 +148,7 @@ static float odd_initial_step(const bb_quantizer_args *args, const float *x, siz
     return search_step(odd_forward, args, x, n, 2.1f / (last_code(args) + 1.0f));
 }
 
-/* ---- codes from 0 ------------------------------------------------------------------------------
- */
+/* ---- codes from 0 ---------------------------------------------------------------------------- */
 
 BB_CLONES static void affine_values(float step, float lo, float hi, const float *x, float *y,
                                     size_t n) {
@@ -201,8 +199,7 @@ static float affine_initial_step(const bb_quantizer_args *args, const float *x, 
     return search_step(affine_forward, args, x, n, 2.1f / last_code(args));
 }
 
-/* ---- eq. 15 ------------------------------------------------------------------------------------
- */
+/* ---- eq. 15 ---------------------------------------------------------------------------------- */
 
 /* (2u - L)/L with u = floor(L*(x+1)/2 + 1/2); written without the sum x + 1, whose rounding could
  * move a tie: u = floor(L*x/2) + 2^(bits-1), as L is odd. */
@@ -247,8 +244,7 @@ static double hard_relu_backward(const bb_quantizer_args *args, const float *x, 
     return pass_inside(0.0f, x, dy, dx, n);
 }
 
-/* ---- the table ---------------------------------------------------------------------------------
- */
+/* ---- the table ------------------------------------------------------------------------------- */
 
 #define LEARNED_STEP .has_step = true, .elementwise = true, .step_gradient = learned_step_gradient
 

@@ -25,8 +25,7 @@ static double straight_through(const bb_quantizer_args *args, const float *x, co
     return 0.0;
 }
 
-/* ---- DoReFa: eq. 15 on tanh(x) / max|tanh(x)| --------------------------------------------------
- */
+/* ---- DoReFa: eq. 15 on tanh(x) / max|tanh(x)| ------------------------------------------------ */
 
 static float largest_tanh(const float *x, size_t n) {
     float most = FLT_MIN;
@@ -52,8 +51,7 @@ static double dorefa_backward(const bb_quantizer_args *args, const float *x, con
     return 0.0;
 }
 
-/* ---- binary weights: E|x| * sign(x) ------------------------------------------------------------
- */
+/* ---- binary weights: E|x| * sign(x) ---------------------------------------------------------- */
 
 static void binary_forward(const bb_quantizer_args *args, const float *x, float *y, size_t n) {
     float alpha = (float)mean_magnitude(x, n);
@@ -70,8 +68,7 @@ static double xnor_backward(const bb_quantizer_args *args, const float *x, const
     return 0.0;
 }
 
-/* ---- ternary weights ---------------------------------------------------------------------------
- */
+/* ---- ternary weights ------------------------------------------------------------------------- */
 
 static void ternary_forward(const bb_quantizer_args *args, const float *x, float *y, size_t n) {
     float threshold = (float)(TERNARY_THRESHOLD * mean_magnitude(x, n));
@@ -88,8 +85,7 @@ static void ternary_forward(const bb_quantizer_args *args, const float *x, float
         y[i] = fabsf(x[i]) <= threshold ? 0.0f : x[i] > 0.0f ? alpha : -alpha;
 }
 
-/* ---- ABC-Net -----------------------------------------------------------------------------------
- */
+/* ---- ABC-Net --------------------------------------------------------------------------------- */
 
 typedef struct abc {
     uint32_t bits;
@@ -174,8 +170,7 @@ static void abc_forward(const bb_quantizer_args *args, const float *x, float *y,
     }
 }
 
-/* ---- the paper's encoder functions -------------------------------------------------------------
- */
+/* ---- the paper's encoder functions ----------------------------------------------------------- */
 
 static void encoder_forward(const bb_quantizer_args *args, const float *x, float *y, size_t n) {
     for (size_t i = 0; i < n; i++)
@@ -196,8 +191,7 @@ static double encoder_backward(const bb_quantizer_args *args, const float *x, co
     return 0.0;
 }
 
-/* ---- kinds -------------------------------------------------------------------------------------
- */
+/* ---- kinds ----------------------------------------------------------------------------------- */
 
 const bb_quantizer bb_binary_kinds[BB_BINARY_KINDS] = {
     {.name = "dorefa", .forward = dorefa_forward, .backward = dorefa_backward},

@@ -146,8 +146,7 @@ static bb_status read_names(bb_onnx_reader *r, const Onnx__GraphProto *g, names 
     return BB_STATUS_OK;
 }
 
-/* ---- nodes -------------------------------------------------------------------------------------
- */
+/* ---- nodes ----------------------------------------------------------------------------------- */
 
 static const char *node_name(const Onnx__NodeProto *n) {
     return !is_empty(n->name)                           ? n->name
@@ -265,8 +264,7 @@ static bb_status read_attr(bb_onnx_reader *r, const Onnx__NodeProto *n, int inde
     return ok ? BB_STATUS_OK : bb_fail_memory(r->err, node_name(n));
 }
 
-/* ---- Constant ----------------------------------------------------------------------------------
- */
+/* ---- Constant -------------------------------------------------------------------------------- */
 
 static bb_status numbers_constant(bb_onnx_reader *r, const Onnx__NodeProto *n,
                                   const Onnx__AttributeProto *a, int *value) {

@@ -81,8 +81,7 @@ static bb_status keep_one_output(bb_onnx_reader *r, int node) {
     return BB_STATUS_OK;
 }
 
-/* ---- the rules --------------------------------------------------------------------------------
- */
+/* ---- the rules ------------------------------------------------------------------------------- */
 
 static bb_status upgrade_axes(bb_onnx_reader *r, int node) {
     return ints_to_input(r, node, "axes", 1);

@@ -45,8 +45,7 @@ static int element_type(bb_dtype type) {
     return 0;
 }
 
-/* ---- names --------------------------------------------------------------------------------------
- */
+/* ---- names ----------------------------------------------------------------------------------- */
 
 typedef struct named {
     const char *name;
@@ -91,8 +90,7 @@ static void mark_used(graph_writer *g) {
         g->used[graph->outputs[i]] = true;
 }
 
-/* ---- constants ----------------------------------------------------------------------------------
- */
+/* ---- constants ------------------------------------------------------------------------------- */
 
 /* Two 4-bit numbers a byte, the first in the low half. */
 static uint8_t *pack_nibbles(graph_writer *g, const uint8_t *data, size_t n) {
@@ -121,8 +119,7 @@ static bb_status write_constant(graph_writer *g, size_t index) {
     return BB_STATUS_OK;
 }
 
-/* ---- nodes --------------------------------------------------------------------------------------
- */
+/* ---- nodes ----------------------------------------------------------------------------------- */
 
 /* Attributes that opset 21 no longer has, and that the reader lets stand where they say nothing. */
 static bool is_obsolete(const bb_node *node, const char *attr) {
@@ -190,8 +187,7 @@ static bb_status write_node(graph_writer *g, const bb_node *node) {
     return BB_STATUS_OK;
 }
 
-/* ---- the whole ----------------------------------------------------------------------------------
- */
+/* ---- the whole ------------------------------------------------------------------------------- */
 
 static void write_ends(graph_writer *g) {
     const bb_graph *graph = g->graph;

@@ -32,8 +32,7 @@ static const float *constant_floats(const bb_graph *graph, int value, size_t *n)
                                                                                           : NULL;
 }
 
-/* ---- reading the line -------------------------------------------------------------------------
- */
+/* ---- reading the line ------------------------------------------------------------------------ */
 
 static bool batch_norm_line(const bb_graph *graph, const bb_node *node, line *l) {
     const float *p[4];
@@ -94,8 +93,7 @@ static bool arithmetic_line(const bb_graph *graph, const bb_node *node, int side
     return true;
 }
 
-/* ---- writing the weights ------------------------------------------------------------------------
- */
+/* ---- writing the weights --------------------------------------------------------------------- */
 
 /* Where output channels lie in the weights: element i belongs to channel i / inner % n. */
 typedef struct weight_view {

@@ -4,8 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-/* ---- Pad before a convolution or pool ---------------------------------------------------------
- */
+/* ---- Pad before a convolution or pool -------------------------------------------------------- */
 
 /* Spatial pads of a constant Pad of a 3-D or 4-D tensor: begins, then ends. */
 static bool spatial_pads(const bb_graph *graph, const bb_node *pad, int64_t *pads, int *spatial) {
@@ -70,8 +69,7 @@ static bb_status take_in_pad(bb_graph *graph, bb_node *node, bool *changed, bb_e
     return BB_STATUS_OK;
 }
 
-/* ---- averages over the whole image -------------------------------------------------------------
- */
+/* ---- averages over the whole image ----------------------------------------------------------- */
 
 static bool covers_image(const bb_graph *graph, const bb_node *node) {
     const bb_value *x = &graph->values[node->in[0]];

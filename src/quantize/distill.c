@@ -31,8 +31,7 @@ static void shuffle(distillation *d) {
     }
 }
 
-/* ---- one step -----------------------------------------------------------------------------------
- */
+/* ---- one step -------------------------------------------------------------------------------- */
 
 /** Reads one value of both networks and takes room for its gradient. */
 static bb_status read_pair(distillation *d, int value, int right, float **gradient, bb_array *is,
@@ -88,8 +87,7 @@ static bb_status step(distillation *d, const float *images, size_t first, size_t
     return BB_STATUS_OK;
 }
 
-/* ---- all steps ----------------------------------------------------------------------------------
- */
+/* ---- all steps ------------------------------------------------------------------------------- */
 
 static bb_status train(distillation *d, const float *images, bb_error *err) {
     size_t per_epoch = d->n / d->batch, total = per_epoch * EPOCHS;

@@ -31,8 +31,7 @@ typedef struct equalizer {
     size_t n;
 } equalizer;
 
-/* ---- pairs --------------------------------------------------------------------------------------
- */
+/* ---- pairs ----------------------------------------------------------------------------------- */
 
 static bool is_homogeneous(const bb_activation *act) {
     return act->kind == BB_ACTIVATION_NONE || act->kind == BB_ACTIVATION_LEAKY ||
@@ -75,8 +74,7 @@ static bool find_pair(const bb_quantization *q, size_t b, pair *p) {
     return is_depthwise(&q->targets[second].shape);
 }
 
-/* ---- ranges -------------------------------------------------------------------------------------
- */
+/* ---- ranges ---------------------------------------------------------------------------------- */
 
 static int tap_range(void *user, int value, const bb_array *array) {
     equalizer *e = user;
@@ -131,8 +129,7 @@ static bb_status measure_ranges(equalizer *e, bb_error *err) {
     return status;
 }
 
-/* ---- factors ------------------------------------------------------------------------------------
- */
+/* ---- factors --------------------------------------------------------------------------------- */
 
 /** By what the first layer's channels are divided, at most 1: all ranges become equal. */
 static void choose_factors(const bb_quantization *q, const pair *p, float *factor) {
@@ -155,8 +152,7 @@ static void respect_clip(const bb_quantization *q, const pair *p, float *factor)
     }
 }
 
-/* ---- rewriting ----------------------------------------------------------------------------------
- */
+/* ---- rewriting ------------------------------------------------------------------------------- */
 
 /** A private copy of a constant, which only this node reads from now on. */
 static float *own_constant(bb_graph *graph, int node, int input, bb_error *err) {

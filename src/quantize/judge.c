@@ -7,8 +7,7 @@
 enum { BATCH = 16 };
 static const double TEMPERATURE = 1.0;
 
-/* ---- losses -------------------------------------------------------------------------------------
- */
+/* ---- losses ---------------------------------------------------------------------------------- */
 
 double bb_judge_loss(const bb_array *is, const bb_array *want, float *gradient) {
     size_t n = 1;
@@ -19,8 +18,7 @@ double bb_judge_loss(const bb_array *is, const bb_array *want, float *gradient) 
     return bb_tuning_square(is, want, 1.0, gradient);
 }
 
-/* ---- what training changes ----------------------------------------------------------------------
- */
+/* ---- what training changes ------------------------------------------------------------------- */
 
 /** Constants of one layer, -1 where there is none. */
 enum { LAYER_CONSTANTS = 4 };
@@ -51,8 +49,7 @@ static size_t copy_constants(const bb_student *s, float *store, bool back) {
     return at;
 }
 
-/* ---- comparing ----------------------------------------------------------------------------------
- */
+/* ---- comparing ------------------------------------------------------------------------------- */
 
 static bb_status add_outputs(bb_tuning *student, bb_tuning *teacher, double *sum, bb_error *err) {
     for (size_t i = 0; i < student->graph->n_outputs; i++) {

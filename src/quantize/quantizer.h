@@ -73,8 +73,7 @@ typedef struct bb_quantization {
     double divergence[BB_TUNE_STAGES]; /**< for the report */
 } bb_quantization;
 
-/* ---- quantize.c: begin and end ------------------------------------------------------------------
- */
+/* ---- quantize.c: begin and end --------------------------------------------------------------- */
 
 /** Prepares a private copy of the graph and decides all that needs no data. Close it in any case.
  */
@@ -84,8 +83,7 @@ void bb_quantize_close(bb_quantization *q);
 /** Solves and simulates all blocks, in order. */
 bb_status bb_quantize_blocks(bb_quantization *q, bb_error *err);
 
-/* ---- assign.c: decisions that need no data ------------------------------------------------------
- */
+/* ---- assign.c: decisions that need no data --------------------------------------------------- */
 
 /** '*' in the pattern stands for any characters; everything else for itself. */
 bool bb_name_matches(const char *pattern, const char *name);
@@ -105,8 +103,7 @@ bool bb_quantize_is_pixels(const bb_quantization *q, int value);
 /** Rewrites weights of pairs of layers. `changed`: values were added, so assign anew. */
 bb_status bb_quantize_equalize(bb_quantization *q, bool *changed, bb_error *err);
 
-/* ---- images.c ---------------------------------------------------------------------------------
- */
+/* ---- images.c -------------------------------------------------------------------------------- */
 
 /** Another image out of one: a random part stretched to its size, or its mirror image; vectors stay
  *  as they are. */

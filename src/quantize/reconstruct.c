@@ -31,8 +31,7 @@ static size_t trained_layers(const bb_student *s, const bb_span *span) {
     return n;
 }
 
-/* ---- going on to the next span ------------------------------------------------------------------
- */
+/* ---- going on to the next span --------------------------------------------------------------- */
 
 /** All images through one program; the last batch overlaps the one before. */
 static bb_status run_all(const reconstruction *r, bb_tuning *t, const bb_span *span,
@@ -61,8 +60,7 @@ static bb_status advance(reconstruction *r, bool student, const bb_span *span, c
     return status;
 }
 
-/* ---- one span -----------------------------------------------------------------------------------
- */
+/* ---- one span -------------------------------------------------------------------------------- */
 
 static void shuffle(reconstruction *r) {
     for (size_t i = r->n; i > 1; i--) {
@@ -147,8 +145,7 @@ static bb_status do_span(reconstruction *r, const bb_span *span, bb_error *err) 
     return status;
 }
 
-/* ---- all spans ----------------------------------------------------------------------------------
- */
+/* ---- all spans ------------------------------------------------------------------------------- */
 
 static bool fits(const bb_student *s, const bb_span *span, size_t n) {
     return span->out >= 0 &&

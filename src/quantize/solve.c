@@ -158,8 +158,7 @@ static void prepare_task(void *user, size_t g, size_t worker) {
         s->diagonal[job->profile][g * d + i] = h[i * d + i];
 }
 
-/* ---- start: least squares, ranges, nearest codes -----------------------------------------------
- */
+/* ---- start: least squares, ranges, nearest codes --------------------------------------------- */
 
 /** Fills b with cov(y,x) + lambda*w, target with b * h^-1 and residual; without moments target = w
  *  and there is none. */
@@ -292,8 +291,7 @@ static void round_row(chunk *c, size_t r, float range) {
     }
 }
 
-/* ---- coordinate descent -------------------------------------------------------------------------
- */
+/* ---- coordinate descent ---------------------------------------------------------------------- */
 
 /** Best scale for the present codes: q.b / (q h q). Without moments: q.w / q.q. */
 static void fit_scale(chunk *c, lane *l, size_t r) {
@@ -415,8 +413,7 @@ static void solve_from(chunk *c, const float *range, float start) {
         keep_best(c, r);
 }
 
-/* ---- one chunk of rows --------------------------------------------------------------------------
- */
+/* ---- one chunk of rows ----------------------------------------------------------------------- */
 
 static bool chunk_alloc(chunk *c) {
     size_t cells = c->m * c->d;
@@ -494,8 +491,7 @@ static void chunk_task(void *user, size_t task, size_t worker) {
     chunk_free(&c);
 }
 
-/* ---- the layer ----------------------------------------------------------------------------------
- */
+/* ---- the layer ------------------------------------------------------------------------------- */
 
 static void sort_profiles(solver *s) {
     const bb_solve_problem *p = s->problem;

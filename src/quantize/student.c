@@ -14,8 +14,7 @@ float *bb_student_constant(const bb_student *student, int value) {
     return (float *)(uintptr_t)student->graph->values[value].data;
 }
 
-/* ---- weights ------------------------------------------------------------------------------------
- */
+/* ---- weights --------------------------------------------------------------------------------- */
 
 static size_t weight_count(const bb_quantization *q, size_t b) {
     const bb_conv_shape *s = &q->targets[b].shape;
@@ -108,8 +107,7 @@ static bb_status connect_bias(bb_student *s, size_t b, bb_error *err) {
     return BB_STATUS_OK;
 }
 
-/* ---- activations --------------------------------------------------------------------------------
- */
+/* ---- activations ----------------------------------------------------------------------------- */
 
 /** The quantizer behind `value` with this step, where there is one. */
 static int find_quantizer(const bb_graph *graph, int value, int step) {
@@ -152,8 +150,7 @@ static bb_status connect_input(bb_student *s, size_t b, bb_error *err) {
                                                                    : bb_fail_memory(err, "student");
 }
 
-/* ---- making it ----------------------------------------------------------------------------------
- */
+/* ---- making it ------------------------------------------------------------------------------- */
 
 static bb_status allocate(bb_student *s, bb_error *err) {
     bb_quantization *q = s->q;
@@ -217,8 +214,7 @@ void bb_student_settle(bb_student *student) {
     }
 }
 
-/* ---- taking its numbers -------------------------------------------------------------------------
- */
+/* ---- taking its numbers ---------------------------------------------------------------------- */
 
 static bb_status take_weights(bb_student *s, size_t b, bb_error *err) {
     bb_quantization *q = s->q;

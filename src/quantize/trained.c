@@ -18,8 +18,7 @@ static const char *block_name(const bb_quantization *q, size_t b) {
     return q->graph->nodes[q->plan.blocks[b].node].name;
 }
 
-/* ---- opening ------------------------------------------------------------------------------------
- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 /** All graphs must have come out of the passes with the same blocks. */
 static bb_status check_same(const bb_quantization *a, const bb_quantization *b, bb_error *err) {
@@ -70,8 +69,7 @@ static bb_status find_layers(builder *w, bb_error *err) {
     return BB_STATUS_OK;
 }
 
-/* ---- weights ------------------------------------------------------------------------------------
- */
+/* ---- weights --------------------------------------------------------------------------------- */
 
 /** Code of level b, a sum of the plane weights with signs; the nearest where there is none. */
 static uint32_t code_of(const bb_trained_layer *layer, uint32_t bits, double b) {
@@ -198,8 +196,7 @@ static bb_status take_layers(builder *w, bb_error *err) {
     return BB_STATUS_OK;
 }
 
-/* ---- grids --------------------------------------------------------------------------------------
- */
+/* ---- grids ----------------------------------------------------------------------------------- */
 
 /** Grid g of the class of `value` in profile p, in all its values. */
 static void set_grid(bb_quantization *q, size_t p, int class, int g, const bb_grid *grid) {
@@ -287,8 +284,7 @@ static bb_status make_grids(builder *w, bb_error *err) {
     return status;
 }
 
-/* ---- all of it ----------------------------------------------------------------------------------
- */
+/* ---- all of it ------------------------------------------------------------------------------- */
 
 static bb_status build(builder *w, const bb_quantize_options *options, bb_model **model,
                        bb_quantize_report *report, bb_error *err) {

@@ -17,8 +17,7 @@ static const float DAMPING = 0.3f;
 /* Memory for the calibration images. */
 static const size_t IMAGE_BYTES = (size_t)1024 << 20;
 
-/* ---- spans --------------------------------------------------------------------------------------
- */
+/* ---- spans ----------------------------------------------------------------------------------- */
 
 static bool is_output(const bb_quantization *q, int value) {
     for (size_t i = 0; i < q->graph->n_outputs; i++)
@@ -113,8 +112,7 @@ bb_status bb_tune_spans(bb_quantization *q, bb_span **spans, size_t *n, bb_error
     return BB_STATUS_OK;
 }
 
-/* ---- the span's graph ---------------------------------------------------------------------------
- */
+/* ---- the span's graph ------------------------------------------------------------------------ */
 
 /** `from` cut to the span; values keep their numbers. */
 static bb_status cut_graph(const bb_graph *from, const bb_span *span, bb_graph **graph,
@@ -156,8 +154,7 @@ double bb_tuning_square(const bb_array *is, const bb_array *want, double weight,
     return bb_loss_mean_square(is->data, w, n, weight / (size + 1e-12), gradient);
 }
 
-/* ---- parameters ---------------------------------------------------------------------------------
- */
+/* ---- parameters ------------------------------------------------------------------------------ */
 
 /** What one program learns: tensors, and in pieces that share a rate. */
 typedef struct parameters {
@@ -227,8 +224,7 @@ static void list_parameters(const bb_student *s, const bb_span *span, const bb_t
     }
 }
 
-/* ---- programs -----------------------------------------------------------------------------------
- */
+/* ---- programs -------------------------------------------------------------------------------- */
 
 /** Values to read: scores of the outputs, and cuts within. */
 typedef struct kept_values {
@@ -349,8 +345,7 @@ bb_status bb_tuning_forward(bb_tuning *t, const float *x, bb_error *err) {
     return bb_gradient_forward(t->program, &input, err);
 }
 
-/* ---- steps --------------------------------------------------------------------------------------
- */
+/* ---- steps ----------------------------------------------------------------------------------- */
 
 /** Rises, then falls to 0 over n steps. */
 static float schedule(size_t i, size_t n) {
@@ -398,8 +393,7 @@ void bb_tuning_step(bb_tuning *t, size_t i, size_t n) {
     damp(t, rate, DAMPING * (float)i / (float)n);
 }
 
-/* ---- all of it ----------------------------------------------------------------------------------
- */
+/* ---- all of it ------------------------------------------------------------------------------- */
 
 /** Layers of few bits are what training helps. */
 static bool worth_tuning(const bb_quantization *q) {

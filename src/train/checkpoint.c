@@ -16,8 +16,7 @@ typedef struct header {
     uint64_t n_rows, n_results, n_arrays;
 } header;
 
-/* ---- writing ------------------------------------------------------------------------------------
- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 typedef struct writer {
     bb_output *out;
@@ -70,8 +69,7 @@ bb_status bb_checkpoint_write(const char *path, const bb_position *position,
     return status;
 }
 
-/* ---- reading ------------------------------------------------------------------------------------
- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 static bb_status damaged(const char *path, bb_error *err) {
     return bb_fail(err, BB_STATUS_BAD_FILE, "%s: not a checkpoint of this version, or damaged",

@@ -5,8 +5,7 @@
 #include "quantize/quantizer.h"
 #include <string.h>
 
-/* ---- which values -------------------------------------------------------------------------------
- */
+/* ---- which values ---------------------------------------------------------------------------- */
 
 static const bb_node *find_node(const bb_graph *graph, const char *name) {
     for (size_t i = 0; i < graph->n_nodes; i++)
@@ -116,8 +115,7 @@ const int *bb_features_values(const bb_features *f, bool teacher, size_t *n) {
     return values;
 }
 
-/* ---- the loss -----------------------------------------------------------------------------------
- */
+/* ---- the loss -------------------------------------------------------------------------------- */
 
 static double mean_square(const float *x, size_t n) {
     double sum = 0;

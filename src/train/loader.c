@@ -56,8 +56,7 @@ size_t bb_loader_batches(const bb_loader *l) {
     return l->options.training ? n / batch : (n + batch - 1) / batch;
 }
 
-/* ---- one image ----------------------------------------------------------------------------------
- */
+/* ---- one image ------------------------------------------------------------------------------- */
 
 static bool takes_parts(const bb_loader *l) {
     return l->options.training && l->options.augment.resize_crop_max > 0;
@@ -135,8 +134,7 @@ bb_status bb_loader_image(const bb_loader *l, size_t i, float *nchw, bb_error *e
     return status;
 }
 
-/* ---- the threads --------------------------------------------------------------------------------
- */
+/* ---- the threads ----------------------------------------------------------------------------- */
 
 static void make_batch(bb_loader *l, const workspace *w, slot *s, size_t batch) {
     size_t size = l->options.batch, first = batch * size, images = bb_loader_images(l);
@@ -247,8 +245,7 @@ bb_status bb_loader_next(bb_loader *l, bb_batch *batch, bb_error *err) {
     return BB_STATUS_OK;
 }
 
-/* ---- creation -----------------------------------------------------------------------------------
- */
+/* ---- creation -------------------------------------------------------------------------------- */
 
 typedef struct reading {
     bb_loader *l;

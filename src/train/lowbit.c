@@ -27,8 +27,7 @@ void bb_lowbit_options_init(bb_lowbit_options *options) {
     bb_quantize_options_init(&options->quantize);
 }
 
-/* ---- kinds --------------------------------------------------------------------------------------
- */
+/* ---- kinds ----------------------------------------------------------------------------------- */
 
 const char *bb_lowbit_weight_kind(bb_lowbit_weights weights) {
     switch (weights) {
@@ -90,8 +89,7 @@ static const char *fixed_input_kind(bb_lowbit_activations activations) {
     }
 }
 
-/* ---- the base graph -----------------------------------------------------------------------------
- */
+/* ---- the base graph -------------------------------------------------------------------------- */
 
 static bool is_product(const bb_node *node) {
     return node->op == BB_OP_CONV || node->op == BB_OP_GEMM;
@@ -146,8 +144,7 @@ static bb_status make_base(bb_lowbit *l, const bb_graph *graph, bb_error *err) {
     return make_names_unique(l->base, err);
 }
 
-/* ---- parameters ---------------------------------------------------------------------------------
- */
+/* ---- parameters ------------------------------------------------------------------------------ */
 
 static bb_status add_parameter(inserter *in, const bb_lowbit_parameter *p) {
     bb_lowbit *l = in->l;
@@ -238,8 +235,7 @@ static bb_status add_float_parameters(inserter *in) {
     return BB_STATUS_OK;
 }
 
-/* ---- copies of the network, one a profile -------------------------------------------------------
- */
+/* ---- copies of the network, one a profile ---------------------------------------------------- */
 
 const char *bb_lowbit_profile_name(bb_arena *arena, const char *name, size_t p) {
     return p ? bb_arena_printf(arena, "%s@%zu", name, p) : name;
@@ -326,8 +322,7 @@ static int find_node(const bb_graph *graph, const char *name) {
     return -1;
 }
 
-/* ---- activations --------------------------------------------------------------------------------
- */
+/* ---- activations ----------------------------------------------------------------------------- */
 
 /** The grid to begin with, as constants of the graph. */
 static bb_status make_learned_input(inserter *in, const bb_value_class *k, uint32_t bits,
@@ -379,8 +374,7 @@ static int quantized_input(bb_graph *graph, int x, const bb_lowbit_input *input,
     return bb_fake_add(graph, &fake);
 }
 
-/* ---- weights ------------------------------------------------------------------------------------
- */
+/* ---- weights --------------------------------------------------------------------------------- */
 
 /** Pixels are codes themselves and mean and std go into the first weights, so these are quantized
  *  in pixel units; with equal stds the scale takes care of that. */
@@ -532,8 +526,7 @@ static int quantized_weights(bb_lowbit *l, const bb_lowbit_layer *layer, uint32_
     return add_binary_node(graph, BB_OP_MUL, "pixel_weights", y, unit);
 }
 
-/* ---- layers -------------------------------------------------------------------------------------
- */
+/* ---- layers ---------------------------------------------------------------------------------- */
 
 static bb_status open_layer(inserter *in, size_t block, bb_lowbit_layer *layer) {
     bb_lowbit *l = in->l;
@@ -598,8 +591,7 @@ static bb_status insert_layers(inserter *in) {
     return BB_STATUS_OK;
 }
 
-/* ---- all of it ----------------------------------------------------------------------------------
- */
+/* ---- all of it ------------------------------------------------------------------------------- */
 
 /** Ranges are needed only where steps are learned. */
 static bb_status observe(inserter *in, bb_calibration_fn calibration, void *user, size_t count) {

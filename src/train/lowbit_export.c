@@ -17,8 +17,7 @@ static const float *constant(const bb_graph *trained, int value) {
     return trained->values[value].data;
 }
 
-/* ---- real values of quantized weights -----------------------------------------------------------
- */
+/* ---- real values of quantized weights -------------------------------------------------------- */
 
 /** Step of row r in profile p, as the graph computes it. */
 static float row_step(const bb_lowbit_layer *layer, const bb_graph *trained, size_t p, size_t r) {
@@ -95,8 +94,7 @@ static void row_units(const bb_lowbit_layer *layer, const bb_graph *trained, siz
     }
 }
 
-/* ---- float graphs -------------------------------------------------------------------------------
- */
+/* ---- float graphs ---------------------------------------------------------------------------- */
 
 static bb_status write_weights(const bb_lowbit_layer *layer, const bb_graph *trained, size_t p,
                                weight_view view, float *w, bb_error *err) {
@@ -170,8 +168,7 @@ bb_status bb_lowbit_latent(const bb_lowbit *lowbit, const bb_graph *trained, siz
     return status;
 }
 
-/* ---- the model ----------------------------------------------------------------------------------
- */
+/* ---- the model ------------------------------------------------------------------------------- */
 
 static bb_grid trained_grid(const bb_lowbit_input *input, const bb_graph *trained) {
     if (!input->kind)

@@ -44,8 +44,7 @@ static bb_status write_text(const char *folder, const char *name, bb_buffer *tex
     return status;
 }
 
-/* ---- log.csv ------------------------------------------------------------------------------------
- */
+/* ---- log.csv --------------------------------------------------------------------------------- */
 
 static bb_status write_log(const bb_record *r, const bb_settings *s, const char *folder,
                            bb_error *err) {
@@ -64,8 +63,7 @@ static bb_status write_log(const bb_record *r, const bb_settings *s, const char 
     return write_text(folder, "log.csv", &text, err);
 }
 
-/* ---- curve.svg: accuracy and loss over epochs, one stage after the other ------------------------
- */
+/* ---- curve.svg: accuracy and loss over epochs, one stage after the other --------------------- */
 
 enum { LEFT = 52, TOP = 16, WIDTH = 640, HEIGHT = 240, GAP = 24, BOTTOM = 76 };
 
@@ -190,8 +188,7 @@ static bb_status write_curve(const bb_record *r, const bb_settings *s, const cha
     return write_text(folder, "curve.svg", &svg, err);
 }
 
-/* ---- results.json -------------------------------------------------------------------------------
- */
+/* ---- results.json ---------------------------------------------------------------------------- */
 
 static double rounded(double value, double steps) {
     return (double)(long long)(value * steps + (value < 0 ? -0.5 : 0.5)) / steps;

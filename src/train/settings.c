@@ -6,8 +6,7 @@
 
 enum { MAX_CONFIG_BYTES = 1 << 20, MAX_CACHE_MB = 1 << 20 };
 
-/* ---- paths --------------------------------------------------------------------------------------
- */
+/* ---- paths ----------------------------------------------------------------------------------- */
 
 static const char *variable_value(const bb_path_rules *rules, const char *name, size_t length) {
     for (size_t i = 0; i < rules->n_variables; i++) {
@@ -78,8 +77,7 @@ static bb_status read_path(const bb_settings *settings, const bb_path_rules *rul
     return text ? bb_settings_path(settings, rules, text, path, object->err) : BB_STATUS_OK;
 }
 
-/* ---- parts --------------------------------------------------------------------------------------
- */
+/* ---- parts ----------------------------------------------------------------------------------- */
 
 /* The task config: an object here, or the name of its file. */
 static bb_status read_task(bb_settings *s, const bb_path_rules *rules, const bb_json_object *top) {
@@ -236,8 +234,7 @@ static bb_status find_teachers(bb_settings *s, const bb_path_rules *rules, bb_er
     return BB_STATUS_OK;
 }
 
-/* ---- the whole ----------------------------------------------------------------------------------
- */
+/* ---- the whole ------------------------------------------------------------------------------- */
 
 static bb_status read_top(bb_settings *s, const bb_path_rules *rules, const bb_json_object *top) {
     static const char *const keys[] = {

@@ -27,8 +27,7 @@ static bb_status read_float(const stage_reader *r, const char *key, double min, 
     return BB_STATUS_OK;
 }
 
-/* ---- bits ---------------------------------------------------------------------------------------
- */
+/* ---- bits ------------------------------------------------------------------------------------ */
 
 /* "w4a4" */
 static bool parse_bits(const char *text, bb_bits *bits) {
@@ -123,8 +122,7 @@ static bb_status read_quantizer(const stage_reader *r) {
     return bb_json_int(&r->json, "calibration", 1, 65536, &r->stage->calibration);
 }
 
-/* ---- optimisation -------------------------------------------------------------------------------
- */
+/* ---- optimisation ---------------------------------------------------------------------------- */
 
 static bb_status read_optimizer(const stage_reader *r) {
     static const char *const kinds[] = {"sgd", "adam", NULL};
@@ -217,8 +215,7 @@ static bb_status read_loss(const stage_reader *r) {
     return read_features(r);
 }
 
-/* ---- a stage ------------------------------------------------------------------------------------
- */
+/* ---- a stage --------------------------------------------------------------------------------- */
 
 static const char *const stage_keys[] = {"name",         "bits",
                                          "from",         "layers",

@@ -6,8 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-/* ---- epochs -------------------------------------------------------------------------------------
- */
+/* ---- epochs ---------------------------------------------------------------------------------- */
 
 /* Stages and epochs draw different orders and augmentations; the last numbers of a stage are for
  * statistics taken anew. */
@@ -139,8 +138,7 @@ static bb_status end_epoch(bb_trainer *t, bb_error *err) {
     return bb_record_write(&run->record, &run->settings, run->out, run->threads, err);
 }
 
-/* ---- the finished network -----------------------------------------------------------------------
- */
+/* ---- the finished network -------------------------------------------------------------------- */
 
 static int next_batch(void *user, size_t index, bb_array *inputs) {
     bb_trainer *t = user;
@@ -235,8 +233,7 @@ static bb_status finish(bb_trainer *t, bb_error *err) {
     return BB_STATUS_OK;
 }
 
-/* ---- a stage ------------------------------------------------------------------------------------
- */
+/* ---- a stage --------------------------------------------------------------------------------- */
 
 static bb_status resume(bb_trainer *t, bb_error *err) {
     bb_run *run = t->run;

@@ -53,8 +53,7 @@ bb_status bb_run_save(bb_run *run, const bb_checkpoint_array *arrays, size_t n_a
     return bb_checkpoint_write(path, &run->position, &run->record, arrays, n_arrays, err);
 }
 
-/* ---- data ---------------------------------------------------------------------------------------
- */
+/* ---- data ------------------------------------------------------------------------------------ */
 
 static bb_status open_dataset(const bb_settings *s, const char *path, const char *split, int limit,
                               bool training, bb_dataset **dataset, bb_error *err) {
@@ -123,8 +122,7 @@ static bb_status open_data(bb_run *run, bb_error *err) {
     return open_loader(run, run->test_set, false, &run->test, err);
 }
 
-/* ---- the run ------------------------------------------------------------------------------------
- */
+/* ---- the run --------------------------------------------------------------------------------- */
 
 static bb_status make_folder(const char *path, bb_error *err) {
     char *copy = bb_strdup(path);

@@ -5,8 +5,7 @@
 #include <math.h>
 #include <string.h>
 
-/* ---- calibration --------------------------------------------------------------------------------
- */
+/* ---- calibration ----------------------------------------------------------------------------- */
 
 int bb_trainer_calibration(void *user, size_t index, float *input) {
     bb_trainer *t = user;
@@ -51,8 +50,7 @@ static bb_status open_lowbit(bb_trainer *t, bb_error *err) {
     return status;
 }
 
-/* ---- programs -----------------------------------------------------------------------------------
- */
+/* ---- programs -------------------------------------------------------------------------------- */
 
 static bool uses_bf16(const bb_trainer *t) {
     return t->run->options.precision == BB_PRECISION_BF16;
@@ -159,8 +157,7 @@ static bb_status open_teacher(bb_trainer *t, bb_error *err) {
     return create_program(t, t->teacher_graph, &options, &t->teacher, err);
 }
 
-/* ---- arrays -------------------------------------------------------------------------------------
- */
+/* ---- arrays ---------------------------------------------------------------------------------- */
 
 static bb_status allocate_kept(bb_trainer *t, bb_error *err) {
     bb_arena *arena = t->source->arena;
@@ -194,8 +191,7 @@ static bb_status list_arrays(bb_trainer *t, bb_error *err) {
     return allocate_kept(t, err);
 }
 
-/* ---- outputs ------------------------------------------------------------------------------------
- */
+/* ---- outputs --------------------------------------------------------------------------------- */
 
 /* Scores of output i after a forward run. */
 static bb_status scores_of(bb_gradient *program, const bb_graph *graph, size_t i,
@@ -296,8 +292,7 @@ void bb_trainer_close(bb_trainer *t) {
     bb_graph_destroy(t->source); /* everything else lies in its arena */
 }
 
-/* ---- steps --------------------------------------------------------------------------------------
- */
+/* ---- steps ----------------------------------------------------------------------------------- */
 
 static bb_array batch_input(const bb_trainer *t, const bb_batch *batch) {
     bb_array input = t->input;
@@ -369,8 +364,7 @@ bb_status bb_trainer_backward(bb_trainer *t, bb_error *err) {
     return bb_gradient_backward(t->train, t->seeds, t->n_seeds, err);
 }
 
-/* ---- evaluation ---------------------------------------------------------------------------------
- */
+/* ---- evaluation ------------------------------------------------------------------------------ */
 
 void bb_trainer_copy_statistics(bb_gradient *from, bb_gradient *to) {
     for (size_t i = 0; i < bb_gradient_n_statistics(from); i++) {

@@ -73,8 +73,7 @@ static bb_status choose_split(const char *path, const bb_dataset_options *option
                    present);
 }
 
-/* ---- opening ------------------------------------------------------------------------------------
- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 /* A layout's splits of a folder; *layout is NULL where no layout fits. */
 static bb_status find_layout(bb_dataset *dataset, const char *path,
@@ -219,8 +218,7 @@ void bb_dataset_destroy(bb_dataset *dataset) {
     bb_free(dataset);
 }
 
-/* ---- reading ------------------------------------------------------------------------------------
- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 static bb_status read_record(const bb_records *records, const bb_sample *sample, bb_image *image,
                              bb_error *err) {

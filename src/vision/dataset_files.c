@@ -100,8 +100,7 @@ static bb_status load_folder(bb_dataset *dataset, const bb_split *split,
 
 const bb_dataset_layout bb_layout_folder = {"image folder", find_folder, NULL, load_folder};
 
-/* ---- images without labels ---------------------------------------------------------------------
- */
+/* ---- images without labels ------------------------------------------------------------------- */
 
 static bb_status find_images(bb_arena *arena, const bb_folder *folder, bb_split *splits, size_t *n,
                              bb_error *err) {

@@ -144,8 +144,7 @@ static bb_status load_idx(bb_dataset *dataset, const bb_split *split, const bb_c
 
 const bb_dataset_layout bb_layout_idx = {"idx", find_idx, match_idx, load_idx};
 
-/* ---- CIFAR binary: records of one label (CIFAR-100: two) and 3 planes of 32x32 -----------------
- */
+/* ---- CIFAR binary: records of one label (CIFAR-100: two) and 3 planes of 32x32 --------------- */
 
 enum { CIFAR_SIDE = 32, CIFAR_PIXELS = 3 * CIFAR_SIDE * CIFAR_SIDE };
 

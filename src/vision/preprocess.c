@@ -23,8 +23,7 @@ void bb_config_fill_tables(bb_config *config) {
     }
 }
 
-/* ---- colours -----------------------------------------------------------------------------------
- */
+/* ---- colours --------------------------------------------------------------------------------- */
 
 /* ITU-R BT.601 luma in 16-bit fixed point; the weights sum to 65536. */
 static uint8_t luma(const uint8_t *rgb) {
@@ -58,8 +57,7 @@ static void swap_red_and_blue(uint8_t *pixels, size_t n) {
     }
 }
 
-/* ---- geometry ----------------------------------------------------------------------------------
- */
+/* ---- geometry -------------------------------------------------------------------------------- */
 
 /* Where the resized image lies in the network's input; negative offsets crop. */
 typedef struct placement {

@@ -54,8 +54,7 @@ static bb_status bilinear(const bb_image *in, bb_image *out, bb_error *err) {
     return BB_STATUS_OK;
 }
 
-/* ---- antialias: a weighted run of pixels per output, one axis after the other -----------------
- */
+/* ---- antialias: a weighted run of pixels per output, one axis after the other ---------------- */
 
 enum { FRACTION_BITS = 22 };
 

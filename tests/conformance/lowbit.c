@@ -109,8 +109,7 @@ static void close_network(network *n) {
     bb_config_destroy(n->config);
 }
 
-/* ---- export and import again ------------------------------------------------------------------
- */
+/* ---- export and import again ----------------------------------------------------------------- */
 
 typedef struct code_log {
     uint64_t hash; /* of the codes of all tensors */

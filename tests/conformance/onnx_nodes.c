@@ -222,8 +222,7 @@ static bb_status run_test(const char *folder, int fixed, bb_error *err) {
     return status;
 }
 
-/* ---- the suite ----------------------------------------------------------------------------------
- */
+/* ---- the suite ------------------------------------------------------------------------------- */
 
 static int read_skips(suite *s, const char *path) {
     FILE *file = fopen(path, "r");

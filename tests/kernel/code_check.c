@@ -236,8 +236,7 @@ static void check_requant(const bb_requant_kernels *set, int kind, uint64_t seed
     guarded_destroy(&o.out);
 }
 
-/* ---- LINEAR in float ---------------------------------------------------------------------------
- */
+/* ---- LINEAR in float ------------------------------------------------------------------------- */
 
 /* Constants as layers have them: most of the range of Z1 spread over the codes. Some channels are
  * made for sums that hit integers exactly or miss them by a hair, where float must be refused. */

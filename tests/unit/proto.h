@@ -43,8 +43,7 @@ static inline void proto_message(bb_buffer *b, unsigned field, bb_buffer *child)
     bb_buffer_free(child);
 }
 
-/* ---- ONNX: field numbers of onnx.proto --------------------------------------------------------
- */
+/* ---- ONNX: field numbers of onnx.proto ------------------------------------------------------- */
 
 enum { ONNX_F32 = 1, ONNX_I64 = 7 };
 

@@ -235,8 +235,7 @@ static void test_labels_skip_what_the_scores_skip(void **state) {
     assert_int_equal(rmdir(dir), 0);
 }
 
-/* ---- real models: the mean and the first pixel of the input tensor, measured with other tools --
- */
+/* ---- real models: the mean and the first pixel of the input tensor, measured with other tools  */
 
 static void check_tensor(const char *config_name, const char *data, const char *split, double mean,
                          const float *first, size_t n_first) {

@@ -15,8 +15,7 @@ static bool close_to(double a, double b, double tolerance) {
     return fabs(a - b) <= tolerance;
 }
 
-/* ---- quantizer --------------------------------------------------------------------------------
- */
+/* ---- quantizer ------------------------------------------------------------------------------- */
 
 static void test_range_functions(void **state) {
     static const double x[] = {-3, -1, -0.5, 0, 0.5, 1, 3};
@@ -114,8 +113,7 @@ static void test_table_2(void **state) {
     assert_int_equal(bb_encode_number(0, 0, &e, NULL), BB_STATUS_INVALID_ARGUMENT);
 }
 
-/* ---- encoder functions ------------------------------------------------------------------------
- */
+/* ---- encoder functions ----------------------------------------------------------------------- */
 
 /* Coefficients of pi*x, most significant plane first; the first wave is +sin, the others -sin. */
 static void test_encoder_waves(void **state) {
@@ -215,8 +213,7 @@ static void test_mean_slope_of_the_decoded_waves(void **state) {
     }
 }
 
-/* ---- products ---------------------------------------------------------------------------------
- */
+/* ---- products -------------------------------------------------------------------------------- */
 
 typedef struct vectors {
     uint8_t a[5000], b[5000];
@@ -412,8 +409,7 @@ static void test_general_plane_weights(void **state) {
     assert_true(bb_dot_weighted(&v.pair, powers, ones) == sum);
 }
 
-/* ---- activations that are not negative, padding (9.4, 9.5) ------------------------------------
- */
+/* ---- activations that are not negative, padding (9.4, 9.5) ----------------------------------- */
 
 static void test_literal_hrelu_needs_one_plane_less(void **state) {
     static vectors v;
@@ -510,8 +506,7 @@ static void test_zero_padding_is_exact_in_four_ways(void **state) {
     }
 }
 
-/* ---- layers (9.6 - 9.11) ----------------------------------------------------------------------
- */
+/* ---- layers (9.6 - 9.11) --------------------------------------------------------------------- */
 
 /* Spreading each input over its outputs equals convolving the zero-stuffed input, and needs no code
  * for zero. */

@@ -485,8 +485,7 @@ static void taps_see_every_tensor(void **state) {
     assert_int_equal(t.events, 3);
 }
 
-/* ---- pools in convolutions -------------------------------------------------------------------
- */
+/* ---- pools in convolutions ------------------------------------------------------------------- */
 
 enum { TALL = 41, LONG = 500, HALF_TALL = 21, HALF_LONG = 250, BATCH = 2 };
 enum { POOLED_CODES = BATCH * HALF_TALL * HALF_LONG * FILTERS };

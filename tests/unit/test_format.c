@@ -206,8 +206,7 @@ static void test_truncation_keeps_one_profile(void **state) {
     bb_model_destroy(small);
 }
 
-/* ---- chunks -------------------------------------------------------------------------------------
- */
+/* ---- chunks ---------------------------------------------------------------------------------- */
 
 static uint8_t *find_chunk(bb_buffer *bytes, const char *id) {
     uint8_t *data = (uint8_t *)bytes->data;

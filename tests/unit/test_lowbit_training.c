@@ -15,8 +15,7 @@
 
 enum { CLASSES = 5, WIDTH = 12, IMAGES = 48, CHECKED = 64 };
 
-/* ---- a network with BatchNormalization ----------------------------------------------------------
- */
+/* ---- a network with BatchNormalization ------------------------------------------------------- */
 
 static int conv(bb_graph *g, const char *name, int in, int64_t rows, int64_t depth, int64_t groups,
                 bb_rng *rng) {
@@ -81,8 +80,7 @@ static void profile_options(bb_quantize_options *o, const bb_bits *profiles, siz
     o->n_profiles = n;
 }
 
-/* ---- the graph against the engine ---------------------------------------------------------------
- */
+/* ---- the graph against the engine ------------------------------------------------------------ */
 
 typedef struct fixture {
     bb_graph *graph;
@@ -251,8 +249,7 @@ static void test_profiles_share_planes(void **state) {
     close_fixture(&f);
 }
 
-/* ---- every kind ---------------------------------------------------------------------------------
- */
+/* ---- every kind ------------------------------------------------------------------------------ */
 
 typedef struct kind_case {
     bb_lowbit_weights weights;
@@ -293,8 +290,7 @@ static void test_every_kind_reaches_the_engine(void **state) {
     }
 }
 
-/* ---- distinct values ----------------------------------------------------------------------------
- */
+/* ---- distinct values ------------------------------------------------------------------------- */
 
 static int compare(const void *a, const void *b) {
     float x = *(const float *)a, y = *(const float *)b;
@@ -382,8 +378,7 @@ static void test_k_bits_are_at_most_2_to_the_k_values(void **state) {
     }
 }
 
-/* ---- parameters and the way back ----------------------------------------------------------------
- */
+/* ---- parameters and the way back ------------------------------------------------------------- */
 
 static void test_parameters(void **state) {
     static const bb_bits profiles[] = {{4, 4}, {2, 2}};

@@ -99,8 +99,7 @@ static void test_batch_norm_of_rows(void **state) {
     check_finish(&c, norm_node(&n, &c, x, 5));
 }
 
-/* ---- a residual block with everything around it ------------------------------------------------
- */
+/* ---- a residual block with everything around it ---------------------------------------------- */
 
 static void run_block(int64_t channels, bool training) {
     net n = net_create();
@@ -127,8 +126,7 @@ static void test_block(void **state) {
     run_block(16, false);
 }
 
-/* ---- products ---------------------------------------------------------------------------------
- */
+/* ---- products -------------------------------------------------------------------------------- */
 
 static void test_gemm(void **state) {
     for (int t = 0; t < 4; t++) {
@@ -165,8 +163,7 @@ static void test_matmul(void **state) {
     run_matmul(DIMS(3, 4), DIMS(2, 4, 5));
 }
 
-/* ---- pools ------------------------------------------------------------------------------------
- */
+/* ---- pools ----------------------------------------------------------------------------------- */
 
 /* uneven: without padding at the begin ceil_mode adds a row at the end that does not count. */
 static void run_pool(bb_op op, int64_t channels, bool conv, bool include_pad, bool uneven) {
@@ -197,8 +194,7 @@ static void test_pools(void **state) {
     }
 }
 
-/* ---- functions ----------------------------------------------------------------------------------
- */
+/* ---- functions ------------------------------------------------------------------------------- */
 
 static void run_function(bb_op op, bool conv, double low, double high) {
     net n = net_create();
@@ -242,8 +238,7 @@ static void test_clip(void **state) {
     check_finish(&c, NODE(&n, BB_OP_CLIP, x, lo, hi));
 }
 
-/* ---- arithmetic ---------------------------------------------------------------------------------
- */
+/* ---- arithmetic ------------------------------------------------------------------------------ */
 
 static void run_binary(bb_op op, bool conv, bool swap, int rank, const int64_t *dims) {
     net n = net_create();

@@ -15,8 +15,7 @@
 #define DIMS(...) (int64_t[]){__VA_ARGS__}, sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)
 #define RAW(type, ...) (type[]){__VA_ARGS__}, sizeof((type[]){__VA_ARGS__})
 
-/* ---- helpers ------------------------------------------------------------------------------------
- */
+/* ---- helpers --------------------------------------------------------------------------------- */
 
 static bb_graph *read_model(bb_buffer *graph, int opset) {
     bb_buffer model = onnx_model(graph, opset);

@@ -124,8 +124,7 @@ static int batch_norm(net *n, int x, int64_t channels) {
                 net_random(n, 0.5, 2, DIMS(channels)));
 }
 
-/* ---- BatchNormalization -----------------------------------------------------------------------
- */
+/* ---- BatchNormalization ---------------------------------------------------------------------- */
 
 static void test_folds_batch_norm_and_arithmetic(void **state) {
     (void)state;
@@ -190,8 +189,7 @@ static void test_keeps_what_cannot_fold(void **state) {
     bb_graph_destroy(n.graph);
 }
 
-/* ---- low-bit graphs -----------------------------------------------------------------------------
- */
+/* ---- low-bit graphs -------------------------------------------------------------------------- */
 
 static int quantized_weights(net *n, int64_t rows, int64_t depth) {
     return NODE(n, BB_OP_QONNX_QUANT, net_random(n, -1, 1, DIMS(rows, depth)), scalar(n, 0.25f),
@@ -460,8 +458,7 @@ static void test_symbolic_shuffle(void **state) {
     bb_graph_destroy(n.graph);
 }
 
-/* ---- allocation failures -----------------------------------------------------------------------
- */
+/* ---- allocation failures --------------------------------------------------------------------- */
 
 static net many_patterns(void) {
     net n = net_create();

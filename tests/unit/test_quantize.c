@@ -111,8 +111,7 @@ static void test_grid_of_nothing_has_a_zero(void **state) {
     assert_true(bb_grid_real(&grid, bb_grid_code(&grid, 0.0f)) == 0.0f);
 }
 
-/* ---- the weight solver -----------------------------------------------------------------------
- */
+/* ---- the weight solver ----------------------------------------------------------------------- */
 
 enum { MAX_D = 200, MAX_ROWS = 70, SAMPLES = 500 };
 

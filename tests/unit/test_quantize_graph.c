@@ -155,8 +155,7 @@ static void test_effort_pays(void **state) {
     bb_graph_destroy(g);
 }
 
-/* ---- what --effort best keeps -------------------------------------------------------------------
- */
+/* ---- what --effort best keeps ---------------------------------------------------------------- */
 
 static void scale_gains(bb_student *s, float factor) {
     for (size_t b = 0; b < s->q->plan.n; b++)

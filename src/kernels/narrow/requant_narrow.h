@@ -51,8 +51,7 @@ R_FN void r_store(void *p, size_t i, bb_element type, eight v) {
         v_store((uint16_t *)p + i, v_pack32_u(v.lo, v.hi));
 }
 
-/* ---- LINEAR in float: requant_float.c ---------------------------------------------------------
- */
+/* ---- LINEAR in float: requant_float.c -------------------------------------------------------- */
 
 /* What a float kernel has to do: known at compile time. */
 enum { R_Z2 = 1, R_BRACKET = 2 };
@@ -108,8 +107,7 @@ R_FN void r_float_groups(const bb_requant_tables *t, const bb_requant_job *share
     }
 }
 
-/* ---- LINEAR in double -------------------------------------------------------------------------
- */
+/* ---- LINEAR in double ------------------------------------------------------------------------ */
 
 #if V_DOUBLE
 
@@ -224,8 +222,7 @@ static void indexed(const bb_requant_tables *t, const bb_requant_job *job) {
         bb_requant_by_eights(r_indexed, t, job);
 }
 
-/* ---- FLOAT ------------------------------------------------------------------------------------
- */
+/* ---- FLOAT ----------------------------------------------------------------------------------- */
 
 R_FN vecf r_float_value(const bb_requant_tables *t, const bb_requant_job *job, size_t c, vec z1,
                         vec z2) {
@@ -301,8 +298,7 @@ static void linear(const bb_requant_tables *t, const bb_requant_job *job) {
         R_EXACT(t, job);
 }
 
-/* ---- THRESHOLDS -------------------------------------------------------------------------------
- */
+/* ---- THRESHOLDS ------------------------------------------------------------------------------ */
 
 /* Up to 5 bits: one comparison per threshold and four lanes. */
 V_FN static void r_thresholds(const bb_requant_tables *t, const bb_requant_job *job) {

@@ -42,8 +42,7 @@ static int32_t exact_pairs(const bb_conv_desc *desc) {
     return weight > 127 ? 0 : 32767 / (2 * ((1 << desc->activation_bits) - 1) * weight);
 }
 
-/* ---- bytes: 16-bit sums of 32 channels ---------------------------------------------------------
- */
+/* ---- bytes: 16-bit sums of 32 channels ------------------------------------------------------- */
 
 /** Interleaved codes, weights, or 16-bit sums. */
 typedef struct halves {
@@ -216,8 +215,7 @@ BB_AVX2 static void row_bytes(const bb_depthwise_row *row) {
     }
 }
 
-/* ---- 16-bit products ---------------------------------------------------------------------------
- */
+/* ---- 16-bit products ------------------------------------------------------------------------- */
 
 /** Interleaved 16-bit codes, or sums: channels 0-3 16-19 | 4-7 20-23 | 8-11 24-27 | 12-15 28-31. */
 typedef struct quarters {
@@ -311,8 +309,7 @@ BB_AVX2 static void row_words(const bb_depthwise_row *row) {
     }
 }
 
-/* ---- registration ------------------------------------------------------------------------------
- */
+/* ---- registration ---------------------------------------------------------------------------- */
 
 static void put_byte(uint8_t *block, int32_t lane, int32_t slot, int16_t weight) {
     static const uint8_t octet[4] = {0, 2, 1, 3};

@@ -68,8 +68,7 @@ INLINE void store_sums(int32_t *acc, quarters sum) {
         _mm512_store_si512(acc + j * LANES, sum.q[j]);
 }
 
-/* ---- tiles of a row ----------------------------------------------------------------------------
- */
+/* ---- tiles of a row -------------------------------------------------------------------------- */
 
 /** Puts the sums of output x into its tile and hands the tile on when it is full or the last. */
 INLINE void finish(const bb_depthwise_row *row, int32_t x, quarters sum) {
@@ -79,8 +78,7 @@ INLINE void finish(const bb_depthwise_row *row, int32_t x, quarters sum) {
         bb_depthwise_emit(row, x - p, p + 1);
 }
 
-/* ---- 3x3 ---------------------------------------------------------------------------------------
- */
+/* ---- 3x3 ------------------------------------------------------------------------------------- */
 
 /** The three codes of an input column, at the same offset of three rows. */
 INLINE quarters column(const bb_depthwise_row *row, size_t at) {
@@ -124,8 +122,7 @@ VNNI static void row_3x3_stride2(const bb_depthwise_row *row) {
     }
 }
 
-/* ---- any window --------------------------------------------------------------------------------
- */
+/* ---- any window ------------------------------------------------------------------------------ */
 
 /** Codes of tap t; taps past the last have weight 0. */
 INLINE __m512i tap(const bb_depthwise_row *row, int32_t t, int32_t taps, size_t at) {
@@ -223,8 +220,7 @@ VNNI static void row_words(const bb_depthwise_row *row) {
     }
 }
 
-/* ---- registration ------------------------------------------------------------------------------
- */
+/* ---- registration ---------------------------------------------------------------------------- */
 
 static void put_at(uint8_t *block, int32_t lane, int32_t group, int32_t at, int32_t size,
                    int16_t weight) {

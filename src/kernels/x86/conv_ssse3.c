@@ -11,8 +11,7 @@
 #define NARROW_PIXELS 2
 #include "kernels/narrow/conv_narrow.h"
 
-/* ---- byte products, as in conv_int8_avx2.c -----------------------------------------------------
- */
+/* ---- byte products, as in conv_int8_avx2.c --------------------------------------------------- */
 
 enum {
     N_LANES = 16, /**< channels of an integer block: 4 vectors of 4 channels */

@@ -107,8 +107,7 @@ BB_AVX2 static void loop_saturating(const loop_args *args) {
     LOOP("vpaddusb");
 }
 
-/* ---- frame -------------------------------------------------------------------------------------
- */
+/* ---- frame ----------------------------------------------------------------------------------- */
 
 typedef struct frame {
     const bb_conv_desc *desc;

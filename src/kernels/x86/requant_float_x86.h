@@ -171,8 +171,7 @@ INLINE void groups(const bb_requant_tables *t, const bb_requant_job *job, bb_req
         group(t, job, exact, type, with, 1, i, first_lanes(n - i));
 }
 
-/* ---- dense jobs --------------------------------------------------------------------------------
- */
+/* ---- dense jobs ------------------------------------------------------------------------------ */
 
 /* Pixels without gaps between them, in sums and codes: then the codes of all of them are one run,
  * taken in whole steps whatever the number of channels. */
