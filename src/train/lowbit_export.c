@@ -96,16 +96,45 @@ static void row_units(const bb_lowbit_layer *layer, const bb_graph *trained, siz
 
 /* ---- float graphs ---------------------------------------------------------------------------- */
 
+/**
+ * Latent weights. A row whose step has run away from them (BatchNormalization makes a row's length
+ * irrelevant to the loss, so nothing brings it back) is taken at its quantized values: the
+ * statistics of BatchNormalization belong to those.
+ */
+static bb_status latent_values(const bb_lowbit_layer *layer, const bb_graph *trained, size_t p,
+                               float *w, bb_error *err) {
+    const float *latent = constant(trained, layer->latent[0]);
+    size_t n = layer->rows * layer->d;
+    memcpy(w, latent, n * sizeof(*w));
+    if (layer->step < 0)
+        return BB_STATUS_OK;
+    float *values = bb_alloc_array(n, sizeof(*values));
+    if (!values)
+        return bb_fail_memory(err, "weights");
+    quantized_values(layer, trained, p, values);
+    for (size_t at = 0; at < n; at += layer->d) {
+        double own = 0.0, quantized = 0.0;
+        for (size_t i = at; i < at + layer->d; i++) {
+            own += (double)latent[i] * (double)latent[i];
+            quantized += (double)values[i] * (double)values[i];
+        }
+        if (quantized > 4.0 * own)
+            memcpy(w + at, values + at, layer->d * sizeof(*w));
+    }
+    bb_free(values);
+    return BB_STATUS_OK;
+}
+
 static bb_status write_weights(const bb_lowbit_layer *layer, const bb_graph *trained, size_t p,
                                weight_view view, float *w, bb_error *err) {
     size_t n = layer->rows * layer->d;
+    if (view == VIEW_LATENT && layer->weights != BB_LOWBIT_WEIGHTS_MULTI_BRANCH)
+        BB_TRY(latent_values(layer, trained, p, w, err));
+    else
+        quantized_values(layer, trained, p, w);
     float *units = bb_alloc_array(layer->rows, sizeof(*units));
     if (!units)
         return bb_fail_memory(err, "weights");
-    if (view == VIEW_LATENT && layer->weights != BB_LOWBIT_WEIGHTS_MULTI_BRANCH)
-        memcpy(w, constant(trained, layer->latent[0]), n * sizeof(*w));
-    else
-        quantized_values(layer, trained, p, w);
     if (view == VIEW_UNITS) {
         row_units(layer, trained, p, w, units);
         for (size_t i = 0; i < n; i++)

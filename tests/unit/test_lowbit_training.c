@@ -428,6 +428,37 @@ static void test_latent_weights_come_back(void **state) {
     close_fixture(&f);
 }
 
+/** A row that its step has left behind comes back as what the network computed with. */
+static void test_latent_rows_follow_runaway_steps(void **state) {
+    static const bb_bits w4a4 = {4, 4};
+    fixture f = {0};
+    bb_lowbit_options o;
+    bb_graph *latent;
+    size_t convolutions = 0;
+    bb_lowbit_options_init(&o);
+    profile_options(&o.quantize, &w4a4, 1);
+    open_fixture(&f, (shape){true, true}, &o);
+    const bb_graph *trained = bb_lowbit_graph(f.lowbit);
+    for (size_t v = 0; v < trained->n_values; v++)
+        if (trained->values[v].data && strstr(trained->values[v].name, "weight_step"))
+            ((float *)trained->values[v].data)[0] *= 1e4f;
+    assert_int_equal(bb_lowbit_latent(f.lowbit, trained, 0, &latent, NULL), BB_STATUS_OK);
+    for (size_t i = 0; i < latent->n_nodes; i++) {
+        if (latent->nodes[i].op != BB_OP_CONV)
+            continue;
+        const bb_value *w = &latent->values[latent->nodes[i].in[1]];
+        const float *now = w->data, *then = f.graph->values[latent->nodes[i].in[1]].data;
+        size_t row = (size_t)(w->dims[1] * w->dims[2] * w->dims[3]);
+        assert_true(fabsf(now[0]) > 100.0f * fabsf(then[0]));
+        for (size_t j = row; j < 2 * row; j++)
+            assert_true(fabsf(now[j] - then[j]) <= 1e-4f * (1.0f + fabsf(then[j])));
+        convolutions++;
+    }
+    assert_true(convolutions > 0);
+    bb_graph_destroy(latent);
+    close_fixture(&f);
+}
+
 static void test_wrong_bits_are_refused(void **state) {
     static const bb_bits w2a2 = {2, 2};
     bb_lowbit_options o;
@@ -453,6 +484,7 @@ int main(void) {
         cmocka_unit_test(test_k_bits_are_at_most_2_to_the_k_values),
         cmocka_unit_test(test_parameters),
         cmocka_unit_test(test_latent_weights_come_back),
+        cmocka_unit_test(test_latent_rows_follow_runaway_steps),
         cmocka_unit_test(test_wrong_bits_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
