@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 typedef struct train_arguments {
-    const char *out, *precision_name;
+    const char *out, *precision_name, *restart_at;
     bb_precision precision;
     cli_list variables;
     size_t threads, max_minutes;
@@ -141,6 +141,7 @@ static int train(const train_arguments *a, const char *config) {
     options.threads = a->threads;
     options.max_minutes = (double)a->max_minutes;
     options.restart = a->restart;
+    options.restart_at = a->restart_at;
     options.precision = a->precision;
     options.progress = show;
     options.progress_user = &d;
@@ -177,6 +178,8 @@ int cmd_train(int argc, char **argv) {
             {"max-minutes", 0, CLI_UINT, &a.max_minutes, "N",
              "stop with a checkpoint after this time", 1, 1000000},
             {"restart", 0, CLI_FLAG, &a.restart, NULL, "begin anew, ignore the checkpoint", 0, 0},
+            {"restart-at", 0, CLI_STRING, &a.restart_at, "STAGE",
+             "train again from this stage on, keep those before it", 0, 0},
             {"quiet", 'q', CLI_FLAG, &a.quiet, NULL, "results only, no progress", 0, 0},
             {0}},
         1,

@@ -46,10 +46,11 @@ typedef struct bb_train_options {
     const char *out;              /**< folder for results; NULL = as the config says */
     const char *const *variables; /**< "NAME=value" for ${NAME} in the config's paths */
     size_t n_variables;
-    size_t threads;       /**< 0 = one. Other numbers give other roundings */
-    double max_minutes;   /**< then a checkpoint is written; 0 = as the config says */
-    int restart;          /**< begin anew even where there is a checkpoint */
-    bb_train_fn progress; /**< may be NULL */
+    size_t threads;         /**< 0 = one. Other numbers give other roundings */
+    double max_minutes;     /**< then a checkpoint is written; 0 = as the config says */
+    int restart;            /**< begin anew even where there is a checkpoint */
+    const char *restart_at; /**< train again from this stage on, keep those before it; or NULL */
+    bb_train_fn progress;   /**< may be NULL */
     void *progress_user;
     bb_precision precision; /**< BF16: UNSUPPORTED where the processor has no AVX512-BF16 */
 } bb_train_options;

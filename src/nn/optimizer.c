@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "nn/optimizer.h"
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -77,17 +78,23 @@ static decay decay_of(const bb_optimizer_options *options, const bb_parameter *p
     return options->decoupled ? (decay){0, 1 - rate * amount} : (decay){amount, 1};
 }
 
+static inline float limited(float x, float most) {
+    return x > most ? most : x < -most ? -most : x;
+}
+
 static void step_sgd(const bb_optimizer_options *options, const bb_parameter *p, float rate,
                      float *restrict velocity) {
     float *restrict w = p->value;
     const float *restrict g = p->gradient;
     const decay d = decay_of(options, p, rate);
+    const float share = rate > 0 ? p->most_change / rate : 0, free = share > 0 ? 0 : FLT_MAX;
     const float momentum = options->momentum;
     /* Nesterov: g + momentum * v. Else v alone. */
     const float from_g = options->nesterov ? 1 : 0, from_v = options->nesterov ? momentum : 1;
     for (size_t i = 0; i < p->n; i++) {
-        float full = g[i] + d.gradient * w[i];
-        float v = momentum * velocity[i] + full;
+        float most = share * fabsf(w[i]) + free;
+        float full = limited(g[i] + d.gradient * w[i], most);
+        float v = limited(momentum * velocity[i] + full, most);
         velocity[i] = v;
         w[i] = d.factor * w[i] - rate * (from_g * full + from_v * v);
     }

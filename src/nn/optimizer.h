@@ -26,6 +26,9 @@ typedef struct bb_parameter {
     float rate;     /**< factor of the learning rate, usually 1 */
     float decay;    /**< factor of weight_decay: 0 for batch norm, bias and quantizer steps */
     float min, max; /**< the value is clipped to these after each step; min >= max: it is not */
+    /** SGD: gradient and velocity count only as far as either would change its element by this
+     *  share of it, so that a positive value stays one (below 1/2); 0: all of them. */
+    float most_change;
 } bb_parameter;
 
 typedef struct bb_optimizer bb_optimizer;

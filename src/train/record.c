@@ -19,6 +19,16 @@ bb_status bb_record_add_row(bb_record *r, const bb_epoch_row *row, bb_error *err
     return BB_STATUS_OK;
 }
 
+void bb_record_truncate(bb_record *r, size_t stages) {
+    size_t rows = 0;
+    for (size_t i = 0; i < r->n_rows; i++)
+        if (r->rows[i].stage < stages)
+            r->rows[rows++] = r->rows[i];
+    r->n_rows = rows;
+    if (r->n_results > stages)
+        r->n_results = stages;
+}
+
 void bb_record_free(bb_record *r) {
     bb_free(r->rows);
     *r = (bb_record){0};

@@ -32,6 +32,8 @@ typedef struct bb_record {
 } bb_record;
 
 bb_status bb_record_add_row(bb_record *record, const bb_epoch_row *row, bb_error *err);
+/** Keeps what the first `stages` stages measured. */
+void bb_record_truncate(bb_record *record, size_t stages);
 void bb_record_free(bb_record *record);
 
 /** "float", "w4a4" or "w8a8,w4a4". */

@@ -173,15 +173,27 @@ static bb_status lock_folder(bb_run *run, bb_error *err) {
     return BB_STATUS_OK;
 }
 
+/* Back to the beginning of a stage: what it and later ones measured goes. */
+static bb_status go_back(bb_run *run, const char *stage, bb_error *err) {
+    bb_position *p = &run->position;
+    size_t index = bb_settings_find_stage(&run->settings, stage, run->settings.n_stages);
+    if (index == run->settings.n_stages)
+        return bb_fail(err, BB_STATUS_INVALID_ARGUMENT, "%s: no stage is named '%s'",
+                       run->settings.path, stage);
+    if (index > run->record.n_results)
+        return bb_fail(err, BB_STATUS_INVALID_ARGUMENT,
+                       "%s: stages before '%s' are still to be trained", run->out, stage);
+    bb_record_truncate(&run->record, index);
+    *p = (bb_position){.fingerprint = p->fingerprint, .threads = p->threads, .stage = index};
+    for (size_t i = 0; i < index; i++)
+        p->total_seconds += run->record.results[i].seconds;
+    bb_checkpoint_close(&run->resume);
+    run->resuming = false;
+    return BB_STATUS_OK;
+}
+
 /* Goes on where a checkpoint of the same config stands. */
-static bb_status open_checkpoint(bb_run *run, bb_error *err) {
-    const char *path = bb_run_path(run, "checkpoint", ".bin");
-    if (!path)
-        return bb_fail_memory(err, "checkpoint");
-    run->position.fingerprint = run->settings.fingerprint;
-    run->position.threads = run->threads;
-    if (run->options.restart)
-        return BB_STATUS_OK;
+static bb_status read_checkpoint(bb_run *run, const char *path, bb_error *err) {
     bb_status status = bb_checkpoint_open(path, &run->resume, &run->record, err);
     if (status == BB_STATUS_NOT_FOUND)
         return BB_STATUS_OK;
@@ -199,7 +211,21 @@ static bb_status open_checkpoint(bb_run *run, bb_error *err) {
     run->position = *p;
     if (p->steps > 0 && p->precisions == 0)
         run->position.precisions = 1u << BB_PRECISION_F32; /* written before there was a choice */
-    bb_run_say(run, "going on from the checkpoint");
+    return BB_STATUS_OK;
+}
+
+static bb_status open_checkpoint(bb_run *run, bb_error *err) {
+    const char *path = bb_run_path(run, "checkpoint", ".bin");
+    if (!path)
+        return bb_fail_memory(err, "checkpoint");
+    run->position.fingerprint = run->settings.fingerprint;
+    run->position.threads = run->threads;
+    if (!run->options.restart)
+        BB_TRY(read_checkpoint(run, path, err));
+    if (run->options.restart_at)
+        return go_back(run, run->options.restart_at, err);
+    if (run->resuming)
+        bb_run_say(run, "going on from the checkpoint");
     return BB_STATUS_OK;
 }
 

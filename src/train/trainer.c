@@ -103,13 +103,22 @@ static bb_status open_programs(bb_trainer *t, const bb_lowbit_parameter *paramet
     return bb_trainer_forward_program(t, false, &t->test, err);
 }
 
+/* A step of a quantizer is a positive number. */
+static bool is_step(const bb_lowbit_parameter *p) {
+    return p->min > 0 && p->max > p->min;
+}
+
+/* How far SGD's gradient or velocity may change a quantizer's step at once. Behind
+ * BatchNormalization the gradient grows as 1/step: a step that fell to almost nothing would next be
+ * thrown far beyond every weight, where its row holds one level, has no gradient, and stays. */
+#define MOST_STEP_CHANGE 0.02f
+
 /* Adam moves every number by about the learning rate, which would be far too much for a small step
  * of a quantizer: its rate is relative to the steps as they start. (Gradients of steps bring that
  * scale along where the optimiser is SGD.) */
 static float step_rate(const bb_trainer *t, const bb_lowbit_parameter *p, const bb_parameter *of) {
-    bool is_step = p->min > 0 && p->max > p->min;
     double sum = 0;
-    if (!is_step || t->stage->optimizer.kind != BB_OPTIMIZER_ADAM)
+    if (!is_step(p) || t->stage->optimizer.kind != BB_OPTIMIZER_ADAM)
         return p->rate;
     for (size_t i = 0; i < of->n; i++)
         sum += (double)of->value[i];
@@ -127,7 +136,8 @@ static bb_status open_optimizer(bb_trainer *t, const bb_lowbit_parameter *from, 
                               .n = bb_gradient_parameter_elements(t->train, i),
                               .decay = from[i].decay,
                               .min = from[i].min,
-                              .max = from[i].max};
+                              .max = from[i].max,
+                              .most_change = is_step(&from[i]) ? MOST_STEP_CHANGE : 0};
         p[i].rate = step_rate(t, &from[i], &p[i]);
     }
     return bb_optimizer_create(&t->stage->optimizer, p, n, &t->optimizer, err);

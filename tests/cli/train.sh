@@ -43,6 +43,17 @@ for file in float.onnx low.onnx low.bbm; do
 done
 echo "same bytes after a stop and after a kill"
 
+# From a stage on again: the stages before it stay, those behind it end with the same bytes.
+touch -d @1 stopped/float.onnx stopped/low.bbm
+train --quiet --out stopped --restart-at low >/dev/null
+[ "$(stat -c %Y stopped/float.onnx)" = 1 ]
+[ "$(stat -c %Y stopped/low.bbm)" != 1 ]
+cmp out/low.bbm stopped/low.bbm
+[ "$(cut -d, -f1-8 out/log.csv)" = "$(cut -d, -f1-8 stopped/log.csv)" ]
+echo "same bytes after a stage that was trained again"
+refuses 1 "no stage is named 'lower'" bitbranch train small.json --set DATA=$data --out stopped --restart-at lower
+refuses 1 "still to be trained" bitbranch train small.json --set DATA=$data --out none --restart-at low
+
 refuses 1 "written with 1 threads" bitbranch train small.json --set DATA=$data --threads 2
 refuses 1 "DATA} is not set" bitbranch train small.json
 sed 's/"batch": 50/"bach": 50/' small.json >wrong.json

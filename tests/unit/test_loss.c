@@ -211,6 +211,30 @@ static void values_are_clipped(void **state) {
     assert_true(w == 1);
 }
 
+/* The gradient of x^-2, which throws x to 1e5 as soon as x is small; velocity that was gathered
+ * while x was large must not carry it below zero either. */
+static void changes_are_limited_to_a_share(void **state) {
+    float w = 1, g = 0, free_w = 1;
+    bb_parameter p = {.value = &w, .gradient = &g, .n = 1, .rate = 1, .most_change = 0.02f};
+    bb_optimizer_options options;
+    bb_error err;
+    bb_optimizer *o = NULL;
+    bb_optimizer_options_init(&options);
+    assert_int_equal(bb_optimizer_create(&options, &p, 1, &o, &err), BB_STATUS_OK);
+    for (int i = 0; i < 2000; i++) {
+        float before = w;
+        g = i < 1000 ? 1e6f : -2 / (w * w * w);
+        bb_optimizer_step(o, 0.1f);
+        assert_true(w > 0 && fabsf(w - before) <= 0.04f * before);
+    }
+    bb_optimizer_destroy(o);
+    p.value = &free_w;
+    p.most_change = 0;
+    g = 100;
+    steps(&options, &p, 0.1f, 1);
+    near((double)free_w, 1 - 0.1 * 1.9 * 100, 1e-4);
+}
+
 /* A new optimiser given the state of another goes on with the same bits. */
 static void state_carries_over(void **state) {
     for (int kind = 0; kind < 2; kind++) {
@@ -256,6 +280,7 @@ int main(void) {
         cmocka_unit_test(adam_moves_by_its_rate_whatever_the_gradient),
         cmocka_unit_test(adam_follows_its_definition),
         cmocka_unit_test(values_are_clipped),
+        cmocka_unit_test(changes_are_limited_to_a_share),
         cmocka_unit_test(state_carries_over),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
