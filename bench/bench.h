@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 /** A convolution layer, stride 1, "same" zero padding, square kernel. */
 typedef struct bench_shape {
@@ -49,5 +50,10 @@ void bench_interleaved(bench_runner *const *runners, size_t n, int rounds, doubl
                        double *median, double *best);
 double bench_clock_ghz(void);
 double bench_seconds(void);
+
+/** The file of --json, begun as a list; NULL where no path was given. False: it cannot be created.
+ */
+bool bench_json_open(const char *path, FILE **file);
+bool bench_json_close(FILE *file); /**< NULL is fine */
 
 #endif

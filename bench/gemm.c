@@ -115,13 +115,9 @@ int main(int argc, char **argv) {
               stderr);
         return 2;
     }
-    FILE *json = o.json ? fopen(o.json, "w") : NULL;
-    if (o.json && !json) {
-        fprintf(stderr, "%s: cannot create\n", o.json);
+    FILE *json;
+    if (!bench_json_open(o.json, &json))
         return 1;
-    }
-    if (json)
-        fputs("[", json);
     const double ghz = bench_clock_ghz();
     bool first = true;
     printf(
@@ -133,9 +129,5 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
         if (!o.size || o.size == sizes[i])
             bench_size(sizes[i], &o, ghz, json, &first);
-    if (json) {
-        fputs("]\n", json);
-        return fclose(json) == 0 ? 0 : 1;
-    }
-    return 0;
+    return bench_json_close(json) ? 0 : 1;
 }

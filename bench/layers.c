@@ -115,22 +115,14 @@ int main(int argc, char **argv) {
               stderr);
         return 2;
     }
-    FILE *json = o.json ? fopen(o.json, "w") : NULL;
-    if (o.json && !json) {
-        fprintf(stderr, "%s: cannot create\n", o.json);
+    FILE *json;
+    if (!bench_json_open(o.json, &json))
         return 1;
-    }
-    if (json)
-        fputs("[", json);
     double ghz = bench_clock_ghz();
     bool first = true;
     printf("clock %.3f GHz, %d interleaved rounds, medians\n\n", ghz, o.rounds);
     for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++)
         if (!o.shape || strstr(shapes[i].name, o.shape))
             bench_one(&shapes[i], &o, ghz, json, &first);
-    if (json) {
-        fputs("]\n", json);
-        return fclose(json) == 0 ? 0 : 1;
-    }
-    return 0;
+    return bench_json_close(json) ? 0 : 1;
 }

@@ -179,16 +179,29 @@ static float unary(const bb_model_node *node, float x, size_t c) {
     }
 }
 
+/* Pixels of some rows of a node whose output has its input's shape. */
+typedef struct pixel_run {
+    const float *from;
+    float *to;
+    size_t pixels, channels;
+} pixel_run;
+
+static pixel_run pixels_of(const bb_context *context, const bb_plan_node *plan, int32_t row0,
+                           int32_t row1) {
+    const bb_plan_tensor *out = &context->engine->tensors[plan->node->out[0]];
+    const size_t at = (size_t)row0 * out->row;
+    return (pixel_run){floats_of(context, plan->node->in[0]) + at,
+                       floats_of(context, plan->node->out[0]) + at,
+                       (size_t)(row1 - row0) * (size_t)out->w, (size_t)out->c};
+}
+
 static void unary_rows(const bb_context *context, const bb_plan_node *plan, int32_t row0,
                        int32_t row1, size_t worker) {
-    const bb_plan_tensor *out = &context->engine->tensors[plan->node->out[0]];
-    const size_t channels = (size_t)out->c, pixels = (size_t)(row1 - row0) * (size_t)out->w;
-    const float *from = floats_of(context, plan->node->in[0]) + (size_t)row0 * out->row;
-    float *to = floats_of(context, plan->node->out[0]) + (size_t)row0 * out->row;
+    const pixel_run r = pixels_of(context, plan, row0, row1);
     (void)worker;
-    for (size_t p = 0; p < pixels; p++)
-        for (size_t c = 0; c < channels; c++)
-            to[p * channels + c] = unary(plan->node, from[p * channels + c], c);
+    for (size_t p = 0; p < r.pixels; p++)
+        for (size_t c = 0; c < r.channels; c++)
+            r.to[p * r.channels + c] = unary(plan->node, r.from[p * r.channels + c], c);
 }
 
 static void binary_rows(const bb_context *context, const bb_plan_node *plan, int32_t row0,
@@ -231,13 +244,10 @@ static void softmax_pixel(const float *x, float *y, size_t n) {
 
 static void softmax_rows(const bb_context *context, const bb_plan_node *plan, int32_t row0,
                          int32_t row1, size_t worker) {
-    const bb_plan_tensor *out = &context->engine->tensors[plan->node->out[0]];
-    const size_t channels = (size_t)out->c, pixels = (size_t)(row1 - row0) * (size_t)out->w;
-    const float *from = floats_of(context, plan->node->in[0]) + (size_t)row0 * out->row;
-    float *to = floats_of(context, plan->node->out[0]) + (size_t)row0 * out->row;
+    const pixel_run r = pixels_of(context, plan, row0, row1);
     (void)worker;
-    for (size_t p = 0; p < pixels; p++)
-        softmax_pixel(from + p * channels, to + p * channels, channels);
+    for (size_t p = 0; p < r.pixels; p++)
+        softmax_pixel(r.from + p * r.channels, r.to + p * r.channels, r.channels);
 }
 
 void bb_run_float_softmax(bb_context *context, const bb_plan_node *plan) {

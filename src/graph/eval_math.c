@@ -356,16 +356,23 @@ static bb_status row_any(const bb_eval *e, rows r, const bb_array *a, int64_t at
     return BB_STATUS_OK;
 }
 
+/* A walk over y (operand 0) and n inputs broadcast to it (operands 1 to n), along rows of the last
+ * dimension. False where y is empty. */
+static bool walk_broadcast(bb_walk *w, const bb_array *y, int n, const bb_array *const in[]) {
+    *w = (bb_walk){.rank = y->rank, .n = n + 1};
+    memcpy(w->dims, y->dims, sizeof(y->dims));
+    bb_array_strides(y, w->strides[0]);
+    for (int k = 0; k < n; k++)
+        bb_broadcast_strides(in[k], y, w->strides[k + 1]);
+    bb_walk_begin(w);
+    return !bb_walk_empty(w);
+}
+
 /* y = a op b with both broadcast to y; y may be a itself where a has y's shape. */
 static bb_status combine(const bb_eval *e, const bb_array *a, const bb_array *b,
                          const bb_array *y) {
-    bb_walk w = {.rank = y->rank, .n = 3};
-    memcpy(w.dims, y->dims, sizeof(y->dims));
-    bb_array_strides(y, w.strides[0]);
-    bb_broadcast_strides(a, y, w.strides[1]);
-    bb_broadcast_strides(b, y, w.strides[2]);
-    bb_walk_begin(&w);
-    if (bb_walk_empty(&w))
+    bb_walk w;
+    if (!walk_broadcast(&w, y, 2, (const bb_array *const[]){a, b}))
         return BB_STATUS_OK;
     int last = w.rank - 1;
     rows r = {w.dims[last], w.strides[1][last], w.strides[2][last]};
@@ -445,13 +452,8 @@ static bool compare_int(bb_op op, int64_t a, int64_t b) {
 
 bb_status bb_eval_compare(const bb_eval *e) {
     const bb_array *a = &e->in[0], *b = &e->in[1], *y = &e->out[0];
-    bb_walk w = {.rank = y->rank, .n = 3};
-    memcpy(w.dims, y->dims, sizeof(y->dims));
-    bb_array_strides(y, w.strides[0]);
-    bb_broadcast_strides(a, y, w.strides[1]);
-    bb_broadcast_strides(b, y, w.strides[2]);
-    bb_walk_begin(&w);
-    if (bb_walk_empty(&w))
+    bb_walk w;
+    if (!walk_broadcast(&w, y, 2, (const bb_array *const[]){a, b}))
         return BB_STATUS_OK;
     int last = w.rank - 1;
     uint8_t *out = y->data;
@@ -471,13 +473,8 @@ bb_status bb_eval_compare(const bb_eval *e) {
 bb_status bb_eval_where(const bb_eval *e) {
     const bb_array *y = &e->out[0];
     size_t size = bb_dtype_size(y->dtype);
-    bb_walk w = {.rank = y->rank, .n = 4};
-    memcpy(w.dims, y->dims, sizeof(y->dims));
-    bb_array_strides(y, w.strides[0]);
-    for (int k = 0; k < 3; k++)
-        bb_broadcast_strides(&e->in[k], y, w.strides[k + 1]);
-    bb_walk_begin(&w);
-    if (bb_walk_empty(&w))
+    bb_walk w;
+    if (!walk_broadcast(&w, y, 3, (const bb_array *const[]){&e->in[0], &e->in[1], &e->in[2]}))
         return BB_STATUS_OK;
     int last = w.rank - 1;
     do {
