@@ -17,6 +17,7 @@
 #include "kernels/pointwise.h"
 #include "kernels/registry.h"
 #include "kernels/x86/madd_avx2.h"
+#include "kernels/x86/pointwise_loop.h"
 
 #if BB_ARCH_X86_64
 
@@ -32,36 +33,33 @@ enum {
 
 /** Offsets are known to the assembly. */
 typedef struct loop_args {
-    int64_t n_tiles;      /* 0 */
-    const uint8_t *codes; /* 8 */
-    const void *weights;  /* 16 */
-    int32_t *acc;         /* 24 */
-    int64_t stride;       /* 32: bytes of a pixel's sums */
-    int64_t steps;        /* 40 */
-    int64_t schedule;     /* 48: steps between two folds */
-    int64_t pixel;        /* 56: bytes of a pixel's codes */
-    int64_t skip;         /* 64: bytes from behind a tile's first pixel to the next tile */
-    int64_t rows;         /* 72: bytes of a tile's sums */
-    int64_t folded;       /* 80: scratch: part of the tile's sums is in memory */
+    bb_pointwise_head head;
+    int64_t schedule; /* 48: steps between two folds */
+    int64_t pixel;    /* 56: bytes of a pixel's codes */
+    int64_t skip;     /* 64: bytes from behind a tile's first pixel to the next tile */
+    int64_t rows;     /* 72: bytes of a tile's sums */
+    int64_t folded;   /* 80: scratch: part of the tile's sums is in memory */
 } loop_args;
 
-/* Pixels 5i to 5i+4 of a tile are addressed from one register each: r8, r9, r10. */
-#define AT0(r) "(%%" r ")"
-#define AT1(r) "(%%" r ",%%r13)"
-#define AT2(r) "(%%" r ",%%r13,2)"
-#define AT3(r) "(%%" r ",%%r14)"
-#define AT4(r) "(%%" r ",%%r13,4)"
+_Static_assert(offsetof(loop_args, schedule) == 48 && offsetof(loop_args, folded) == 80,
+               "the assembly knows these offsets");
+
+/* clang-format off */
 #define CODES(at) "vpbroadcastd " at ", %%ymm12\n\t"
 
 /* Products of the codes in ymm12 with the weights in ymm14 and 15, added to sums or instead of
  * them. */
 #define ADD_2(multiply, add, a, b)                                                                 \
-    multiply " %%ymm14, %%ymm12, %%ymm13\n\t" multiply " %%ymm15, %%ymm12, %%ymm12\n\t" add        \
-             " %%ymm13, %%ymm" a ", %%ymm" a "\n\t" add " %%ymm12, %%ymm" b ", %%ymm" b "\n\t"
+    multiply " %%ymm14, %%ymm12, %%ymm13\n\t"                                                      \
+    multiply " %%ymm15, %%ymm12, %%ymm12\n\t"                                                      \
+    add " %%ymm13, %%ymm" a ", %%ymm" a "\n\t"                                                     \
+    add " %%ymm12, %%ymm" b ", %%ymm" b "\n\t"
 #define SET_2(multiply, a, b)                                                                      \
-    multiply " %%ymm14, %%ymm12, %%ymm" a "\n\t" multiply " %%ymm15, %%ymm12, %%ymm" b "\n\t"
+    multiply " %%ymm14, %%ymm12, %%ymm" a "\n\t"                                                   \
+    multiply " %%ymm15, %%ymm12, %%ymm" b "\n\t"
 #define ADD_1(multiply, add, a)                                                                    \
-    multiply " %%ymm15, %%ymm12, %%ymm12\n\t" add " %%ymm12, %%ymm" a ", %%ymm" a "\n\t"
+    multiply " %%ymm15, %%ymm12, %%ymm12\n\t"                                                      \
+    add " %%ymm12, %%ymm" a ", %%ymm" a "\n\t"
 #define SET_1(multiply, a) multiply " %%ymm15, %%ymm12, %%ymm" a "\n\t"
 #define DOT(w, a) "%{vex%} vpdpbusd %%ymm" w ", %%ymm12, %%ymm" a "\n\t"
 #define CLEAR(a) "vpxor %%xmm" a ", %%xmm" a ", %%xmm" a "\n\t"
@@ -81,10 +79,12 @@ typedef struct loop_args {
 
 /* Folds of one accumulator into the row of sums at r15. */
 #define WIDEN_SET(offset, a)                                                                       \
-    "vpmaddwd %1, %%ymm" a ", %%ymm" a "\n\tvmovdqu %%ymm" a ", " offset "(%%r15)\n\t"
+    "vpmaddwd %1, %%ymm" a ", %%ymm" a "\n\t"                                                      \
+    "vmovdqu %%ymm" a ", " offset "(%%r15)\n\t"
 #define WIDEN_ADD(offset, a)                                                                       \
-    "vpmaddwd %1, %%ymm" a ", %%ymm" a "\n\tvpaddd " offset "(%%r15), %%ymm" a ", %%ymm" a         \
-    "\n\tvmovdqu %%ymm" a ", " offset "(%%r15)\n\t"
+    "vpmaddwd %1, %%ymm" a ", %%ymm" a "\n\t"                                                      \
+    "vpaddd " offset "(%%r15), %%ymm" a ", %%ymm" a "\n\t"                                         \
+    "vmovdqu %%ymm" a ", " offset "(%%r15)\n\t"
 #define STORE(offset, a) "vmovdqu %%ymm" a ", " offset "(%%r15)\n\t"
 #define NEXT_ROW "addq %%rsi, %%r15\n\t"
 
@@ -97,85 +97,109 @@ typedef struct loop_args {
 #define FOLD_1(add, set, fold, at, a) fold("0", a) NEXT_ROW
 
 #define PIXELS_2(pixel, add, set, fold)                                                            \
-    pixel(add, set, fold, AT0("r8"), "0", "1") pixel(add, set, fold, AT1("r8"), "2", "3")          \
-        pixel(add, set, fold, AT2("r8"), "4", "5") pixel(add, set, fold, AT3("r8"), "6", "7")      \
-            pixel(add, set, fold, AT4("r8"), "8", "9")                                             \
-                pixel(add, set, fold, AT0("r9"), "10", "11")
+    pixel(add, set, fold, BB_AT0("r8"), "0", "1")                                                  \
+    pixel(add, set, fold, BB_AT1("r8"), "2", "3")                                                  \
+    pixel(add, set, fold, BB_AT2("r8"), "4", "5")                                                  \
+    pixel(add, set, fold, BB_AT3("r8"), "6", "7")                                                  \
+    pixel(add, set, fold, BB_AT4("r8"), "8", "9")                                                  \
+    pixel(add, set, fold, BB_AT0("r9"), "10", "11")
 #define PIXELS_1(pixel, add, set, fold)                                                            \
-    pixel(add, set, fold, AT0("r8"), "0") pixel(add, set, fold, AT1("r8"), "1")                    \
-        pixel(add, set, fold, AT2("r8"), "2") pixel(add, set, fold, AT3("r8"), "3")                \
-            pixel(add, set, fold, AT4("r8"), "4") pixel(add, set, fold, AT0("r9"), "5")            \
-                pixel(add, set, fold, AT1("r9"), "6") pixel(add, set, fold, AT2("r9"), "7")        \
-                    pixel(add, set, fold, AT3("r9"), "8") pixel(add, set, fold, AT4("r9"), "9")    \
-                        pixel(add, set, fold, AT0("r10"), "10")                                    \
-                            pixel(add, set, fold, AT1("r10"), "11")
+    pixel(add, set, fold, BB_AT0("r8"), "0")   pixel(add, set, fold, BB_AT1("r8"), "1")            \
+    pixel(add, set, fold, BB_AT2("r8"), "2")   pixel(add, set, fold, BB_AT3("r8"), "3")            \
+    pixel(add, set, fold, BB_AT4("r8"), "4")   pixel(add, set, fold, BB_AT0("r9"), "5")            \
+    pixel(add, set, fold, BB_AT1("r9"), "6")   pixel(add, set, fold, BB_AT2("r9"), "7")            \
+    pixel(add, set, fold, BB_AT3("r9"), "8")   pixel(add, set, fold, BB_AT4("r9"), "9")            \
+    pixel(add, set, fold, BB_AT0("r10"), "10") pixel(add, set, fold, BB_AT1("r10"), "11")
 
-#define WEIGHTS_2 "vmovdqa (%%rdx), %%ymm14\n\tvmovdqa 32(%%rdx), %%ymm15\n\taddq $64, %%rdx\n\t"
-#define WEIGHTS_1 "vmovdqa (%%rdx), %%ymm15\n\taddq $32, %%rdx\n\t"
-#define ADVANCE_2(by) "addq " by ", %%r8\n\taddq " by ", %%r9\n\t"
-#define ADVANCE_1(by) ADVANCE_2(by) "addq " by ", %%r10\n\t"
+#define WEIGHTS_2                                                                                  \
+    "vmovdqa (%%rdx), %%ymm14\n\t"                                                                 \
+    "vmovdqa 32(%%rdx), %%ymm15\n\t"                                                               \
+    "addq $64, %%rdx\n\t"
+#define WEIGHTS_1                                                                                  \
+    "vmovdqa (%%rdx), %%ymm15\n\t"                                                                 \
+    "addq $32, %%rdx\n\t"
+#define ADVANCE_2(by)                                                                              \
+    "addq " by ", %%r8\n\t"                                                                        \
+    "addq " by ", %%r9\n\t"
+#define ADVANCE_1(by)                                                                              \
+    ADVANCE_2(by)                                                                                  \
+    "addq " by ", %%r10\n\t"
 /* rcx = steps of the next chunk; rbx loses them. */
 #define TAKE_CHUNK                                                                                 \
-    "movq 48(%0), %%rcx\n\tcmpq %%rcx, %%rbx\n\tcmovbq %%rbx, %%rcx\n\tsubq %%rcx, %%rbx\n\t"
+    "movq 48(%0), %%rcx\n\t"                                                                       \
+    "cmpq %%rcx, %%rbx\n\t"                                                                        \
+    "cmovbq %%rbx, %%rcx\n\t"                                                                      \
+    "subq %%rcx, %%rbx\n\t"
 
-#define LOOP(weights, advance, pixels, plain, first, alone, add, set, fold_set, fold_add)                               \
-    __asm__ volatile(                                                                                                   \
-        "movq 8(%0), %%r8\n\t"                                                                                          \
-        "movq 56(%0), %%r13\n\t"                                                                                        \
-        "leaq (%%r13,%%r13,2), %%r14\n\t"                                                                               \
-        "leaq (%%r13,%%r13,4), %%rax\n\t"                                                                               \
-        "leaq (%%r8,%%rax), %%r9\n\t"                                                                                   \
-        "leaq (%%r8,%%rax,2), %%r10\n\t"                                                                                \
-        "movq 24(%0), %%r15\n\t"                                                                                        \
-        "movq 32(%0), %%rsi\n\t"                                                                                        \
-        "movq 16(%0), %%rdx\n\t"                                                                                        \
-        "movq 40(%0), %%rbx\n\t"                                                                                        \
-        "movq $0, 80(%0)\n\t" TAKE_CHUNK BB_ASM_CLEAR ".p2align 4\n"                                                    \
-        "1:\n\t" weights pixels(plain, add, set, fold_set) advance(                                                     \
-            "$4") "2:\n\t"                                                                                              \
-                  "decq %%rcx\n\t"                                                                                      \
-                  "jnz 1b\n\t"                                                                                          \
-                  "testq %%rbx, %%rbx\n\t"                                                                              \
-                  "jz 4f\n\t" /* another chunk of the same tile: its rows come again */                                 \
-        TAKE_CHUNK "cmpq $0, 80(%0)\n\t"                                                                                \
-                  "jne 3f\n\t"                                                                                          \
-                  "movq $1, 80(%0)\n\t" weights pixels(first, add, set, fold_set) advance(                              \
-                      "$4") "subq 72(%0), %%r15\n\t"                                                                    \
-                            "jmp 2b\n"                                                                                  \
-                            "3:\n\t" weights pixels(first, add, set, fold_add) advance(                                 \
-                                "$4") "subq 72(%0), %%r15\n\t"                                                          \
-                                      "jmp 2b\n"                                                                        \
-                                      "4:\n\t" /* the next tile */                                                      \
-                                      "decq (%0)\n\t"                                                                   \
-                                      "jz 6f\n\t"                                                                       \
-                                      "movq 64(%0), %%rax\n\t" advance(                                                 \
-                                          "%%rax") "movq 16(%0), %%rdx\n\t"                                             \
-                                                   "movq 40(%0), %%rbx\n\t" TAKE_CHUNK                                  \
-                                                   "cmpq $0, 80(%0)\n\t"                                                \
-                                                   "jne 5f\n\t" weights pixels(first, add, set, fold_set) advance(      \
-                                                       "$4") "jmp 2b\n"                                                 \
-                                                             "5:\n\t"                                                   \
-                                                             "movq $0, 80(%0)\n\t" weights pixels(                      \
-                                                                 first, add, set, fold_add)                             \
-                                                                 advance(                                               \
-                                                                     "$4") "jmp 2b\n"                                   \
-                                                                           "6:\n\t"                                     \
-                                                                           "cmpq $0, 80(%0)\n\t"                        \
-                                                                           "jne 7f\n\t" pixels(                         \
-                                                                               alone, add, set,                         \
-                                                                               fold_set) "jmp "                         \
-                                                                                         "8f\n"                         \
-                                                                                         "7:"                           \
-                                                                                         "\n"                           \
-                                                                                         "\t" pixels(                   \
-                                                                                             alone,                     \
-                                                                                             add,                       \
-                                                                                             set,                       \
-                                                                                             fold_add) "8:\n\t"         \
-                                                                                                       "vzeroupper\n\t" \
-        :                                                                                                               \
-        : "D"(args), "m"(bb_words_of_one)                                                                               \
+#define LOOP(weights, advance, pixels, plain, first, alone, add, set, fold_set, fold_add)          \
+    __asm__ volatile(                                                                              \
+        BB_POINTWISE_BEGIN("56")                                                                   \
+        "movq 24(%0), %%r15\n\t"                                                                   \
+        "movq 32(%0), %%rsi\n\t"                                                                   \
+        "movq 16(%0), %%rdx\n\t"                                                                   \
+        "movq 40(%0), %%rbx\n\t"                                                                   \
+        "movq $0, 80(%0)\n\t"                                                                      \
+        TAKE_CHUNK                                                                                 \
+        BB_ASM_CLEAR                                                                               \
+        ".p2align 4\n"                                                                             \
+    "1:\n\t"                                                                                       \
+        weights                                                                                    \
+        pixels(plain, add, set, fold_set)                                                          \
+        advance("$4")                                                                              \
+    "2:\n\t"                                                                                       \
+        "decq %%rcx\n\t"                                                                           \
+        "jnz 1b\n\t"                                                                               \
+        "testq %%rbx, %%rbx\n\t"                                                                   \
+        "jz 4f\n\t"                                                                                \
+        /* another chunk of the same tile: its rows come again */                                  \
+        TAKE_CHUNK                                                                                 \
+        "cmpq $0, 80(%0)\n\t"                                                                      \
+        "jne 3f\n\t"                                                                               \
+        "movq $1, 80(%0)\n\t"                                                                      \
+        weights                                                                                    \
+        pixels(first, add, set, fold_set)                                                          \
+        advance("$4")                                                                              \
+        "subq 72(%0), %%r15\n\t"                                                                   \
+        "jmp 2b\n"                                                                                 \
+    "3:\n\t"                                                                                       \
+        weights                                                                                    \
+        pixels(first, add, set, fold_add)                                                          \
+        advance("$4")                                                                              \
+        "subq 72(%0), %%r15\n\t"                                                                   \
+        "jmp 2b\n"                                                                                 \
+    "4:\n\t" /* the next tile */                                                                   \
+        "decq (%0)\n\t"                                                                            \
+        "jz 6f\n\t"                                                                                \
+        "movq 64(%0), %%rax\n\t"                                                                   \
+        advance("%%rax")                                                                           \
+        "movq 16(%0), %%rdx\n\t"                                                                   \
+        "movq 40(%0), %%rbx\n\t"                                                                   \
+        TAKE_CHUNK                                                                                 \
+        "cmpq $0, 80(%0)\n\t"                                                                      \
+        "jne 5f\n\t"                                                                               \
+        weights                                                                                    \
+        pixels(first, add, set, fold_set)                                                          \
+        advance("$4")                                                                              \
+        "jmp 2b\n"                                                                                 \
+    "5:\n\t"                                                                                       \
+        "movq $0, 80(%0)\n\t"                                                                      \
+        weights                                                                                    \
+        pixels(first, add, set, fold_add)                                                          \
+        advance("$4")                                                                              \
+        "jmp 2b\n"                                                                                 \
+    "6:\n\t" /* the last fold */                                                                   \
+        "cmpq $0, 80(%0)\n\t"                                                                      \
+        "jne 7f\n\t"                                                                               \
+        pixels(alone, add, set, fold_set)                                                          \
+        "jmp 8f\n"                                                                                 \
+    "7:\n\t"                                                                                       \
+        pixels(alone, add, set, fold_add)                                                          \
+    "8:\n\t"                                                                                       \
+        "vzeroupper\n\t"                                                                           \
+        :                                                                                          \
+        : "D"(args), "m"(bb_words_of_one)                                                          \
         : BB_ASM_CLOBBERS)
+/* clang-format on */
 #define LOOP_2(add, set, fold_set, fold_add)                                                       \
     LOOP(WEIGHTS_2, ADVANCE_2, PIXELS_2, PLAIN_2, FIRST_2, FOLD_2, add, set, fold_set, fold_add)
 #define LOOP_1(add, set, fold_set, fold_add)                                                       \
@@ -211,17 +235,13 @@ BB_AVX2 static void vnni_2(loop_args *args) {
 
 static void run_loop(const bb_pointwise_job *job, loop_fn loop) {
     const bb_pointwise_route *route = job->route;
-    const int64_t pixel = (int64_t)route->pixel_bytes;
-    loop_args args = {.n_tiles = job->n_tiles,
-                      .codes = job->codes,
-                      .weights = job->weights,
-                      .acc = job->acc,
-                      .stride = (int64_t)job->stride * 4,
-                      .steps = route->steps,
-                      .schedule = route->schedule,
-                      .pixel = pixel,
-                      .skip = route->tile * pixel - 4 * (int64_t)route->steps,
-                      .rows = (int64_t)job->stride * 4 * route->tile};
+    loop_args args = {
+        .head = bb_pointwise_head_of(job),
+        .schedule = route->schedule,
+        .pixel = (int64_t)route->pixel_bytes,
+        .skip = bb_pointwise_skip(route),
+        .rows = (int64_t)job->stride * 4 * route->tile,
+    };
 
     loop(&args);
 }

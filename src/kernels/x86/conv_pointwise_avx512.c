@@ -12,6 +12,7 @@
 #include "kernels/pointwise.h"
 #include "kernels/registry.h"
 #include "kernels/x86/avx512.h"
+#include "kernels/x86/pointwise_loop.h"
 
 #if BB_ARCH_X86_64
 
@@ -21,25 +22,17 @@ enum { LANES = 16, WIDTH_MAX = 4, SUMS = 28 /**< accumulators */ };
 
 /** Offsets are known to the assembly. */
 typedef struct loop_args {
-    int64_t n_tiles;      /* 0 */
-    const uint8_t *codes; /* 8 */
-    const void *weights;  /* 16 */
-    int32_t *acc;         /* 24 */
-    int64_t stride;       /* 32: bytes of a pixel's sums */
-    int64_t steps;        /* 40 */
-    int64_t pixel;        /* 48: bytes of a pixel's codes */
-    int64_t skip;         /* 56: bytes from behind a tile's first pixel to the next tile */
-    const int32_t *sums;  /* 64 */
-    const void *parity;   /* 72 */
+    bb_pointwise_head head;
+    int64_t pixel;       /* 48: bytes of a pixel's codes */
+    int64_t skip;        /* 56: bytes from behind a tile's first pixel to the next tile */
+    const int32_t *sums; /* 64 */
+    const void *parity;  /* 72 */
 } loop_args;
 
-/* Pixels 5i to 5i+4 of a tile are addressed from one register each: r8 to r12, rsi. */
-#define AT0(r) "(%%" r ")"
-#define AT1(r) "(%%" r ",%%r13)"
-#define AT2(r) "(%%" r ",%%r13,2)"
-#define AT3(r) "(%%" r ",%%r14)"
-#define AT4(r) "(%%" r ",%%r13,4)"
+_Static_assert(offsetof(loop_args, pixel) == 48 && offsetof(loop_args, parity) == 72,
+               "the assembly knows these offsets");
 
+/* clang-format off */
 #define CODES(at) "vpbroadcastd " at ", %%zmm28\n\t"
 #define DOT(w, a) "vpdpbusd %%zmm" w ", %%zmm28, %%zmm" a "\n\t"
 #define DOT_FROM(offset, a) "vpdpbusd " offset "(%%rdx), %%zmm28, %%zmm" a "\n\t"
@@ -48,113 +41,78 @@ typedef struct loop_args {
 #define STORE(offset, a) "vmovdqu64 %%zmm" a ", " offset "(%%rcx)\n\t"
 #define NEXT_PIXEL "addq %%rbx, %%rcx\n\t"
 /* acc = 2*acc + (parity & sum) */
-#define SUM "vpbroadcastd (%%r15), %%zmm28\n\taddq $4, %%r15\n\t"
+#define SUM                                                                                        \
+    "vpbroadcastd (%%r15), %%zmm28\n\t"                                                            \
+    "addq $4, %%r15\n\t"
 #define HALVED(offset, a)                                                                          \
-    "vpslld $1, %%zmm" a ", %%zmm" a "\n\tvpandd " offset                                          \
-    "(%%rax), %%zmm28, %%zmm29\n\tvpaddd %%zmm29, %%zmm" a ", %%zmm" a "\n\t" STORE(offset, a)
+    "vpslld $1, %%zmm" a ", %%zmm" a "\n\t"                                                        \
+    "vpandd " offset "(%%rax), %%zmm28, %%zmm29\n\t"                                               \
+    "vpaddd %%zmm29, %%zmm" a ", %%zmm" a "\n\t"                                                   \
+    STORE(offset, a)
 
 #define PIXEL1(at, a) CODES(at) DOT("29", a)
 #define PIXEL2(at, a, b) CODES(at) DOT("29", a) DOT("30", b)
 #define PIXEL3(at, a, b, c) CODES(at) DOT("29", a) DOT("30", b) DOT("31", c)
 #define PIXEL4(at, a, b, c, d) CODES(at) DOT("29", a) DOT("30", b) DOT("31", c) DOT_FROM("192", d)
+/* The pixels that register r addresses. */
+#define FIVE1(r, a, b, c, d, e)                                                                    \
+    PIXEL1(BB_AT0(r), a)                                                                           \
+    PIXEL1(BB_AT1(r), b)                                                                           \
+    PIXEL1(BB_AT2(r), c)                                                                           \
+    PIXEL1(BB_AT3(r), d)                                                                           \
+    PIXEL1(BB_AT4(r), e)
 
 #define CLEAR28                                                                                    \
-    CLEAR("0")                                                                                     \
-    CLEAR("1")                                                                                     \
-    CLEAR("2")                                                                                     \
-    CLEAR("3")                                                                                     \
-    CLEAR("4")                                                                                     \
-    CLEAR("5")                                                                                     \
-    CLEAR("6")                                                                                     \
-    CLEAR("7")                                                                                     \
-    CLEAR("8")                                                                                     \
-    CLEAR("9")                                                                                     \
-    CLEAR("10")                                                                                    \
-    CLEAR("11")                                                                                    \
-    CLEAR("12")                                                                                    \
-    CLEAR("13")                                                                                    \
-    CLEAR("14")                                                                                    \
-    CLEAR("15")                                                                                    \
-    CLEAR("16")                                                                                    \
-    CLEAR("17")                                                                                    \
-    CLEAR("18")                                                                                    \
-    CLEAR("19")                                                                                    \
-    CLEAR("20")                                                                                    \
-    CLEAR("21")                                                                                    \
-    CLEAR("22")                                                                                    \
-    CLEAR("23")                                                                                    \
-    CLEAR("24")                                                                                    \
-    CLEAR("25")                                                                                    \
-    CLEAR("26")                                                                                    \
-    CLEAR("2"                                                                                      \
-          "7")
+    CLEAR("0")  CLEAR("1")  CLEAR("2")  CLEAR("3")  CLEAR("4")  CLEAR("5")  CLEAR("6")             \
+    CLEAR("7")  CLEAR("8")  CLEAR("9")  CLEAR("10") CLEAR("11") CLEAR("12") CLEAR("13")            \
+    CLEAR("14") CLEAR("15") CLEAR("16") CLEAR("17") CLEAR("18") CLEAR("19") CLEAR("20")            \
+    CLEAR("21") CLEAR("22") CLEAR("23") CLEAR("24") CLEAR("25") CLEAR("26") CLEAR("27")
 
 /* For each width: the products of a step, and what is done with the sums. */
 #define STEP1                                                                                      \
     LOAD("0", "29")                                                                                \
-    PIXEL1(AT0("r8"), "0")                                                                         \
-    PIXEL1(AT1("r8"), "1")                                                                         \
-    PIXEL1(AT2("r8"), "2")                                                                         \
-    PIXEL1(AT3("r8"), "3")                                                                         \
-    PIXEL1(AT4("r8"), "4")                                                                         \
-    PIXEL1(AT0("r9"), "5")                                                                         \
-    PIXEL1(AT1("r9"), "6")                                                                         \
-    PIXEL1(AT2("r9"), "7")                                                                         \
-    PIXEL1(AT3("r9"), "8")                                                                         \
-    PIXEL1(AT4("r9"), "9")                                                                         \
-    PIXEL1(AT0("r10"), "10")                                                                       \
-    PIXEL1(AT1("r10"), "11")                                                                       \
-    PIXEL1(AT2("r10"), "12")                                                                       \
-    PIXEL1(AT3("r10"), "13")                                                                       \
-    PIXEL1(AT4("r10"), "14")                                                                       \
-    PIXEL1(AT0("r11"), "15")                                                                       \
-    PIXEL1(AT1("r11"), "16")                                                                       \
-    PIXEL1(AT2("r11"), "17")                                                                       \
-    PIXEL1(AT3("r11"), "18")                                                                       \
-    PIXEL1(AT4("r11"), "19")                                                                       \
-    PIXEL1(AT0("r12"), "20")                                                                       \
-    PIXEL1(AT1("r12"), "21")                                                                       \
-    PIXEL1(AT2("r12"), "22")                                                                       \
-    PIXEL1(AT3("r12"), "23")                                                                       \
-    PIXEL1(AT4("r12"), "24")                                                                       \
-    PIXEL1(AT0("rsi"), "25") PIXEL1(AT1("rsi"), "26") PIXEL1(AT2("rsi"), "27")
+    FIVE1("r8", "0", "1", "2", "3", "4")                                                           \
+    FIVE1("r9", "5", "6", "7", "8", "9")                                                           \
+    FIVE1("r10", "10", "11", "12", "13", "14")                                                     \
+    FIVE1("r11", "15", "16", "17", "18", "19")                                                     \
+    FIVE1("r12", "20", "21", "22", "23", "24")                                                     \
+    PIXEL1(BB_AT0("rsi"), "25")                                                                    \
+    PIXEL1(BB_AT1("rsi"), "26")                                                                    \
+    PIXEL1(BB_AT2("rsi"), "27")
 #define STEP2                                                                                      \
     LOAD("0", "29")                                                                                \
     LOAD("64", "30")                                                                               \
-    PIXEL2(AT0("r8"), "0", "1")                                                                    \
-    PIXEL2(AT1("r8"), "2", "3")                                                                    \
-    PIXEL2(AT2("r8"), "4", "5")                                                                    \
-    PIXEL2(AT3("r8"), "6", "7")                                                                    \
-    PIXEL2(AT4("r8"), "8", "9")                                                                    \
-    PIXEL2(AT0("r9"), "10", "11")                                                                  \
-    PIXEL2(AT1("r9"), "12", "13")                                                                  \
-    PIXEL2(AT2("r9"), "14", "15")                                                                  \
-    PIXEL2(AT3("r9"), "16", "17")                                                                  \
-    PIXEL2(AT4("r9"), "18", "19")                                                                  \
-    PIXEL2(AT0("r10"), "20", "21")                                                                 \
-    PIXEL2(AT1("r10"), "22", "23") PIXEL2(AT2("r10"), "24", "25") PIXEL2(AT3("r10"), "26", "27")
+    PIXEL2(BB_AT0("r8"), "0", "1")    PIXEL2(BB_AT1("r8"), "2", "3")                               \
+    PIXEL2(BB_AT2("r8"), "4", "5")    PIXEL2(BB_AT3("r8"), "6", "7")                               \
+    PIXEL2(BB_AT4("r8"), "8", "9")    PIXEL2(BB_AT0("r9"), "10", "11")                             \
+    PIXEL2(BB_AT1("r9"), "12", "13")  PIXEL2(BB_AT2("r9"), "14", "15")                             \
+    PIXEL2(BB_AT3("r9"), "16", "17")  PIXEL2(BB_AT4("r9"), "18", "19")                             \
+    PIXEL2(BB_AT0("r10"), "20", "21") PIXEL2(BB_AT1("r10"), "22", "23")                            \
+    PIXEL2(BB_AT2("r10"), "24", "25") PIXEL2(BB_AT3("r10"), "26", "27")
 #define STEP3                                                                                      \
     LOAD("0", "29")                                                                                \
     LOAD("64", "30")                                                                               \
     LOAD("128", "31")                                                                              \
-    PIXEL3(AT0("r8"), "0", "1", "2")                                                               \
-    PIXEL3(AT1("r8"), "3", "4", "5")                                                               \
-    PIXEL3(AT2("r8"), "6", "7", "8")                                                               \
-    PIXEL3(AT3("r8"), "9", "10", "11")                                                             \
-    PIXEL3(AT4("r8"), "12", "13", "14")                                                            \
-    PIXEL3(AT0("r9"), "15", "16", "17")                                                            \
-    PIXEL3(AT1("r9"), "18", "19", "20")                                                            \
-    PIXEL3(AT2("r9"), "21", "22", "23") PIXEL3(AT3("r9"), "24", "25", "26")
+    PIXEL3(BB_AT0("r8"), "0", "1", "2")                                                            \
+    PIXEL3(BB_AT1("r8"), "3", "4", "5")                                                            \
+    PIXEL3(BB_AT2("r8"), "6", "7", "8")                                                            \
+    PIXEL3(BB_AT3("r8"), "9", "10", "11")                                                          \
+    PIXEL3(BB_AT4("r8"), "12", "13", "14")                                                         \
+    PIXEL3(BB_AT0("r9"), "15", "16", "17")                                                         \
+    PIXEL3(BB_AT1("r9"), "18", "19", "20")                                                         \
+    PIXEL3(BB_AT2("r9"), "21", "22", "23")                                                         \
+    PIXEL3(BB_AT3("r9"), "24", "25", "26")
 #define STEP4                                                                                      \
     LOAD("0", "29")                                                                                \
     LOAD("64", "30")                                                                               \
     LOAD("128", "31")                                                                              \
-    PIXEL4(AT0("r8"), "0", "1", "2", "3")                                                          \
-    PIXEL4(AT1("r8"), "4", "5", "6", "7")                                                          \
-    PIXEL4(AT2("r8"), "8", "9", "10", "11")                                                        \
-    PIXEL4(AT3("r8"), "12", "13", "14", "15")                                                      \
-    PIXEL4(AT4("r8"), "16", "17", "18", "19")                                                      \
-    PIXEL4(AT0("r9"), "20", "21", "22", "23") PIXEL4(AT1("r9"), "24", "25", "26", "27")
+    PIXEL4(BB_AT0("r8"), "0", "1", "2", "3")                                                       \
+    PIXEL4(BB_AT1("r8"), "4", "5", "6", "7")                                                       \
+    PIXEL4(BB_AT2("r8"), "8", "9", "10", "11")                                                     \
+    PIXEL4(BB_AT3("r8"), "12", "13", "14", "15")                                                   \
+    PIXEL4(BB_AT4("r8"), "16", "17", "18", "19")                                                   \
+    PIXEL4(BB_AT0("r9"), "20", "21", "22", "23")                                                   \
+    PIXEL4(BB_AT1("r9"), "24", "25", "26", "27")
 
 #define OUT1(sum, store, a) sum store("0", a) NEXT_PIXEL
 #define OUT2(sum, store, a, b) sum store("0", a) store("64", b) NEXT_PIXEL
@@ -162,44 +120,21 @@ typedef struct loop_args {
 #define OUT4(sum, store, a, b, c, d)                                                               \
     sum store("0", a) store("64", b) store("128", c) store("192", d) NEXT_PIXEL
 #define FINISH1(sum, store)                                                                        \
-    OUT1(sum, store, "0")                                                                          \
-    OUT1(sum, store, "1")                                                                          \
-    OUT1(sum, store, "2")                                                                          \
-    OUT1(sum, store, "3")                                                                          \
-    OUT1(sum, store, "4")                                                                          \
-    OUT1(sum, store, "5")                                                                          \
-    OUT1(sum, store, "6")                                                                          \
-    OUT1(sum, store, "7")                                                                          \
-    OUT1(sum, store, "8")                                                                          \
-    OUT1(sum, store, "9")                                                                          \
-    OUT1(sum, store, "10")                                                                         \
-    OUT1(sum, store, "11")                                                                         \
-    OUT1(sum, store, "12")                                                                         \
-    OUT1(sum, store, "13")                                                                         \
-    OUT1(sum, store, "14")                                                                         \
-    OUT1(sum, store, "15")                                                                         \
-    OUT1(sum, store, "16")                                                                         \
-    OUT1(sum, store, "17")                                                                         \
-    OUT1(sum, store, "18")                                                                         \
-    OUT1(sum, store, "19")                                                                         \
-    OUT1(sum, store, "20")                                                                         \
-    OUT1(sum, store, "21")                                                                         \
-    OUT1(sum, store, "22")                                                                         \
-    OUT1(sum, store, "23")                                                                         \
+    OUT1(sum, store, "0")  OUT1(sum, store, "1")  OUT1(sum, store, "2")  OUT1(sum, store, "3")     \
+    OUT1(sum, store, "4")  OUT1(sum, store, "5")  OUT1(sum, store, "6")  OUT1(sum, store, "7")     \
+    OUT1(sum, store, "8")  OUT1(sum, store, "9")  OUT1(sum, store, "10") OUT1(sum, store, "11")    \
+    OUT1(sum, store, "12") OUT1(sum, store, "13") OUT1(sum, store, "14") OUT1(sum, store, "15")    \
+    OUT1(sum, store, "16") OUT1(sum, store, "17") OUT1(sum, store, "18") OUT1(sum, store, "19")    \
+    OUT1(sum, store, "20") OUT1(sum, store, "21") OUT1(sum, store, "22") OUT1(sum, store, "23")    \
     OUT1(sum, store, "24") OUT1(sum, store, "25") OUT1(sum, store, "26") OUT1(sum, store, "27")
 #define FINISH2(sum, store)                                                                        \
-    OUT2(sum, store, "0", "1")                                                                     \
-    OUT2(sum, store, "2", "3")                                                                     \
-    OUT2(sum, store, "4", "5")                                                                     \
-    OUT2(sum, store, "6", "7")                                                                     \
-    OUT2(sum, store, "8", "9")                                                                     \
-    OUT2(sum, store, "10", "11")                                                                   \
-    OUT2(sum, store, "12", "13")                                                                   \
-    OUT2(sum, store, "14", "15")                                                                   \
-    OUT2(sum, store, "16", "17")                                                                   \
-    OUT2(sum, store, "18", "19")                                                                   \
-    OUT2(sum, store, "20", "21")                                                                   \
-    OUT2(sum, store, "22", "23") OUT2(sum, store, "24", "25") OUT2(sum, store, "26", "27")
+    OUT2(sum, store, "0", "1")   OUT2(sum, store, "2", "3")                                        \
+    OUT2(sum, store, "4", "5")   OUT2(sum, store, "6", "7")                                        \
+    OUT2(sum, store, "8", "9")   OUT2(sum, store, "10", "11")                                      \
+    OUT2(sum, store, "12", "13") OUT2(sum, store, "14", "15")                                      \
+    OUT2(sum, store, "16", "17") OUT2(sum, store, "18", "19")                                      \
+    OUT2(sum, store, "20", "21") OUT2(sum, store, "22", "23")                                      \
+    OUT2(sum, store, "24", "25") OUT2(sum, store, "26", "27")
 #define FINISH3(sum, store)                                                                        \
     OUT3(sum, store, "0", "1", "2")                                                                \
     OUT3(sum, store, "3", "4", "5")                                                                \
@@ -208,49 +143,63 @@ typedef struct loop_args {
     OUT3(sum, store, "12", "13", "14")                                                             \
     OUT3(sum, store, "15", "16", "17")                                                             \
     OUT3(sum, store, "18", "19", "20")                                                             \
-    OUT3(sum, store, "21", "22", "23") OUT3(sum, store, "24", "25", "26")
+    OUT3(sum, store, "21", "22", "23")                                                             \
+    OUT3(sum, store, "24", "25", "26")
 #define FINISH4(sum, store)                                                                        \
     OUT4(sum, store, "0", "1", "2", "3")                                                           \
     OUT4(sum, store, "4", "5", "6", "7")                                                           \
     OUT4(sum, store, "8", "9", "10", "11")                                                         \
     OUT4(sum, store, "12", "13", "14", "15")                                                       \
     OUT4(sum, store, "16", "17", "18", "19")                                                       \
-    OUT4(sum, store, "20", "21", "22", "23") OUT4(sum, store, "24", "25", "26", "27")
+    OUT4(sum, store, "20", "21", "22", "23")                                                       \
+    OUT4(sum, store, "24", "25", "26", "27")
 
 /* The registers that a tile of each width uses. */
-#define ADVANCE4(by) "addq " by ", %%r8\n\taddq " by ", %%r9\n\t"
+#define ADVANCE4(by)                                                                               \
+    "addq " by ", %%r8\n\t"                                                                        \
+    "addq " by ", %%r9\n\t"
 #define ADVANCE3(by) ADVANCE4(by)
-#define ADVANCE2(by) ADVANCE4(by) "addq " by ", %%r10\n\t"
+#define ADVANCE2(by)                                                                               \
+    ADVANCE4(by)                                                                                   \
+    "addq " by ", %%r10\n\t"
 #define ADVANCE1(by)                                                                               \
-    ADVANCE2(by) "addq " by ", %%r11\n\taddq " by ", %%r12\n\taddq " by ", %%rsi\n\t"
+    ADVANCE2(by)                                                                                   \
+    "addq " by ", %%r11\n\t"                                                                       \
+    "addq " by ", %%r12\n\t"                                                                       \
+    "addq " by ", %%rsi\n\t"
 
+/* r11, r12 and rsi = pixels 15, 20 and 25. */
 #define LOOP(step, advance, step_bytes, finish)                                                    \
-    __asm__ volatile("movq 8(%0), %%r8\n\t"                                                        \
-                     "movq 48(%0), %%r13\n\t"                                                      \
-                     "leaq (%%r13,%%r13,2), %%r14\n\t"                                             \
-                     "leaq (%%r13,%%r13,4), %%rax\n\t"                                             \
-                     "leaq (%%r8,%%rax), %%r9\n\t"                                                 \
-                     "leaq (%%r8,%%rax,2), %%r10\n\t"                                              \
-                     "leaq (%%r9,%%rax,2), %%r11\n\t"                                              \
-                     "leaq (%%r8,%%rax,4), %%r12\n\t"                                              \
-                     "leaq (%%r9,%%rax,4), %%rsi\n\t"                                              \
-                     "movq 24(%0), %%rcx\n\t"                                                      \
-                     "movq 32(%0), %%rbx\n\t"                                                      \
-                     "movq 64(%0), %%r15\n"                                                        \
-                     "1:\n\t"                                                                      \
-                     "movq 16(%0), %%rdx\n\t"                                                      \
-                     "movq 40(%0), %%rax\n\t" CLEAR28 ".p2align 4\n"                               \
-                     "2:\n\t" step advance("$4") "addq $" step_bytes ", %%rdx\n\t"                 \
-                                                 "decq %%rax\n\t"                                  \
-                                                 "jnz 2b\n\t"                                      \
-                                                 "movq 56(%0), %%rax\n\t" advance(                 \
-                                                     "%%rax") "movq 72(%0), %%rax\n\t" finish      \
-                                                              "decq (%0)\n\t"                      \
-                                                              "jnz 1b\n\t"                         \
-                                                              "vzeroupper\n\t"                     \
-                     :                                                                             \
-                     : "D"(args)                                                                   \
-                     : BB_ASM_CLOBBERS, BB_ASM_CLOBBERS_512)
+    __asm__ volatile(                                                                              \
+        BB_POINTWISE_BEGIN("48")                                                                   \
+        "leaq (%%r9,%%rax,2), %%r11\n\t"                                                           \
+        "leaq (%%r8,%%rax,4), %%r12\n\t"                                                           \
+        "leaq (%%r9,%%rax,4), %%rsi\n\t"                                                           \
+        "movq 24(%0), %%rcx\n\t"                                                                   \
+        "movq 32(%0), %%rbx\n\t"                                                                   \
+        "movq 64(%0), %%r15\n"                                                                     \
+    "1:\n\t" /* a tile */                                                                          \
+        "movq 16(%0), %%rdx\n\t"                                                                   \
+        "movq 40(%0), %%rax\n\t"                                                                   \
+        CLEAR28                                                                                    \
+        ".p2align 4\n"                                                                             \
+    "2:\n\t"                                                                                       \
+        step                                                                                       \
+        advance("$4")                                                                              \
+        "addq $" step_bytes ", %%rdx\n\t"                                                          \
+        "decq %%rax\n\t"                                                                           \
+        "jnz 2b\n\t"                                                                               \
+        "movq 56(%0), %%rax\n\t"                                                                   \
+        advance("%%rax")                                                                           \
+        "movq 72(%0), %%rax\n\t"                                                                   \
+        finish                                                                                     \
+        "decq (%0)\n\t"                                                                            \
+        "jnz 1b\n\t"                                                                               \
+        "vzeroupper\n\t"                                                                           \
+        :                                                                                          \
+        : "D"(args)                                                                                \
+        : BB_ASM_CLOBBERS, BB_ASM_CLOBBERS_512)
+/* clang-format on */
 
 #define VARIANT(n, step_bytes)                                                                     \
     BB_VNNI static void direct_##n(loop_args *args) {                                              \
@@ -269,17 +218,13 @@ static void run_block(const bb_pointwise_job *job) {
     static void (*const loops[2][WIDTH_MAX])(loop_args * args) = {
         {direct_1, direct_2, direct_3, direct_4}, {halved_1, halved_2, halved_3, halved_4}};
     const bb_pointwise_route *route = job->route;
-    const int64_t pixel = (int64_t)route->pixel_bytes;
-    loop_args args = {.n_tiles = job->n_tiles,
-                      .codes = job->codes,
-                      .weights = job->weights,
-                      .acc = job->acc,
-                      .stride = (int64_t)job->stride * 4,
-                      .steps = route->steps,
-                      .pixel = pixel,
-                      .skip = route->tile * pixel - 4 * (int64_t)route->steps,
-                      .sums = job->sums,
-                      .parity = job->weights + (size_t)route->steps * (size_t)route->block * 4};
+    loop_args args = {
+        .head = bb_pointwise_head_of(job),
+        .pixel = (int64_t)route->pixel_bytes,
+        .skip = bb_pointwise_skip(route),
+        .sums = job->sums,
+        .parity = job->weights + (size_t)route->steps * (size_t)route->block * 4,
+    };
 
     loops[route->halved][route->block / LANES - 1](&args);
 }
@@ -337,14 +282,15 @@ static double cost(const bb_conv_desc *desc) {
 
 BB_POINTWISE_FUNCTIONS(pointwise, route_of)
 
-const bb_conv_kernel bb_conv_pointwise_avx512 = {.name = "conv_pointwise_avx512",
-                                                 .cpu = BB_CPU_AVX2 | BB_CPU_AVX512 |
-                                                        BB_CPU_AVX512_VNNI,
-                                                 .supports = supports,
-                                                 .cost = cost,
-                                                 .packed_size = pointwise_packed_size,
-                                                 .pack = pointwise_pack,
-                                                 .scratch_size = pointwise_scratch_size,
-                                                 .run = pointwise_run};
+const bb_conv_kernel bb_conv_pointwise_avx512 = {
+    .name = "conv_pointwise_avx512",
+    .cpu = BB_CPU_AVX2 | BB_CPU_AVX512 | BB_CPU_AVX512_VNNI,
+    .supports = supports,
+    .cost = cost,
+    .packed_size = pointwise_packed_size,
+    .pack = pointwise_pack,
+    .scratch_size = pointwise_scratch_size,
+    .run = pointwise_run,
+};
 
 #endif
