@@ -58,6 +58,7 @@ BB_AVX2 static void loop_16bit(bb_madd_args *args) {
                  BB_MADD_ADD_16);
 }
 
+/* clang-format off */
 /* ymm14 holds words of 1; the weights come from memory. */
 #define PRODUCT_WIDE(p, a, b)                                                                      \
     "vpmaddubsw (%%rdx), %%ymm12, %%ymm" a "\n\t"                                                  \
@@ -65,14 +66,22 @@ BB_AVX2 static void loop_16bit(bb_madd_args *args) {
     "vpmaddwd %%ymm14, %%ymm" a ", %%ymm" a "\n\t"                                                 \
     "vpmaddwd %%ymm14, %%ymm" b ", %%ymm" b "\n\t"
 #define PIXEL_WIDE(p, a, b)                                                                        \
-    "vpbroadcastd (%%" p                                                                           \
-    ",%%rax), %%ymm12\n\t" PRODUCT_WIDE(p, "13", "12") "vpaddd %%ymm13, "                          \
-                                                       "%%ymm" a ", %%ymm" a                       \
-                                                       "\n\tvpaddd %%ymm12, %%ymm" b ", %%ymm" b   \
-                                                       "\n\t"
+    "vpbroadcastd (%%" p ",%%rax), %%ymm12\n\t"                                                    \
+    PRODUCT_WIDE(p, "13", "12")                                                                    \
+    "vpaddd %%ymm13, %%ymm" a ", %%ymm" a "\n\t"                                                   \
+    "vpaddd %%ymm12, %%ymm" b ", %%ymm" b "\n\t"
+#define STEP_WIDE                                                                                  \
+    PIXEL_WIDE("r8", "0", "1")                                                                     \
+    PIXEL_WIDE("r9", "2", "3")                                                                     \
+    PIXEL_WIDE("r10", "4", "5")                                                                    \
+    PIXEL_WIDE("r11", "6", "7")                                                                    \
+    PIXEL_WIDE("r12", "8", "9")                                                                    \
+    PIXEL_WIDE("r13", "10", "11")
 #define PIXEL_WIDE_FIRST(fold, at, p, a, b)                                                        \
-    "vpbroadcastd (%%" p ",%%rax), %%ymm12\n\t" fold(at, "0", a) fold(at, "32", b)                 \
-        PRODUCT_WIDE(p, a, b)
+    "vpbroadcastd (%%" p ",%%rax), %%ymm12\n\t"                                                    \
+    fold(at, "0", a)                                                                               \
+    fold(at, "32", b)                                                                              \
+    PRODUCT_WIDE(p, a, b)
 #define FIRST_WIDE(fold)                                                                           \
     PIXEL_WIDE_FIRST(fold, "0", "r8", "0", "1")                                                    \
     PIXEL_WIDE_FIRST(fold, "256", "r9", "2", "3")                                                  \
@@ -80,14 +89,11 @@ BB_AVX2 static void loop_16bit(bb_madd_args *args) {
     PIXEL_WIDE_FIRST(fold, "768", "r11", "6", "7")                                                 \
     PIXEL_WIDE_FIRST(fold, "1024", "r12", "8", "9")                                                \
     PIXEL_WIDE_FIRST(fold, "1280", "r13", "10", "11")
+/* clang-format on */
 
 /** 32-bit sums in registers: any T >= 1. */
 BB_AVX2 static void loop_32bit(bb_madd_args *args) {
-    BB_MADD_LOOP("vmovdqa %1, %%ymm14\n\t", FIRST_WIDE,
-                 PIXEL_WIDE("r8", "0", "1") PIXEL_WIDE("r9", "2", "3") PIXEL_WIDE("r10", "4", "5")
-                     PIXEL_WIDE("r11", "6", "7") PIXEL_WIDE("r12", "8", "9")
-                         PIXEL_WIDE("r13", "10", "11"),
-                 BB_MADD_SET_32, BB_MADD_SET_32);
+    BB_MADD_LOOP("vmovdqa %1, %%ymm14\n\t", FIRST_WIDE, STEP_WIDE, BB_MADD_SET_32, BB_MADD_SET_32);
 }
 
 /** acc = 2*acc + parity*sum(u) of one block. */

@@ -90,20 +90,27 @@ static bool supports(const bb_conv_desc *desc) {
            bb_segment_length(desc) <= 4 * CHUNKS_MAX;
 }
 
+/* clang-format off */
 /* The table of a pixel's group: in its transformed row, or a constant whose offset is there. */
 #define TABLE_THERE(p) "vbroadcasti128 (%%" p ",%%rax), %%ymm12\n\t"
 #define TABLE_CONSTANT(p)                                                                          \
-    "movzwl (%%" p ",%%rax), %%esi\n\tvbroadcasti128 (%%r14,%%rsi), %%ymm12\n\t"
+    "movzwl (%%" p ",%%rax), %%esi\n\t"                                                            \
+    "vbroadcasti128 (%%r14,%%rsi), %%ymm12\n\t"
 
 #define PIXEL_ADD(table, add, p, a, b)                                                             \
-    table(p) "vpshufb %%ymm14, %%ymm12, %%ymm13\n\t"                                               \
-             "vpshufb %%ymm15, %%ymm12, %%ymm12\n\t" add " %%ymm13, %%ymm" a ", %%ymm" a           \
-             "\n\t" add " %%ymm12, %%ymm" b ", %%ymm" b "\n\t"
+    table(p)                                                                                       \
+    "vpshufb %%ymm14, %%ymm12, %%ymm13\n\t"                                                        \
+    "vpshufb %%ymm15, %%ymm12, %%ymm12\n\t"                                                        \
+    add " %%ymm13, %%ymm" a ", %%ymm" a "\n\t"                                                     \
+    add " %%ymm12, %%ymm" b ", %%ymm" b "\n\t"
 
 /* The first group of a chunk: folds what the last chunk left, then starts anew. */
 #define PIXEL_SET(table, fold, p, a, at_a, b, at_b)                                                \
-    table(p) fold(at_a, a) fold(at_b, b) "vpshufb %%ymm14, %%ymm12, %%ymm" a "\n\t"                \
-                                         "vpshufb %%ymm15, %%ymm12, %%ymm" b "\n\t"
+    table(p)                                                                                       \
+    fold(at_a, a)                                                                                  \
+    fold(at_b, b)                                                                                  \
+    "vpshufb %%ymm14, %%ymm12, %%ymm" a "\n\t"                                                     \
+    "vpshufb %%ymm15, %%ymm12, %%ymm" b "\n\t"
 
 #define FOLD_NONE(at, a) ""
 
@@ -140,10 +147,18 @@ static bool supports(const bb_conv_desc *desc) {
     PIXEL_SET(table, fold, "r12", "8", "256", "9", "288")                                          \
     PIXEL_SET(table, fold, "r13", "10", "320", "11", "352")
 
+#define ANY_GROUP(table, add)                                                                      \
+    PIXEL_ADD(table, add, "r8", "0", "1")                                                          \
+    PIXEL_ADD(table, add, "r9", "2", "3")                                                          \
+    PIXEL_ADD(table, add, "r10", "4", "5")                                                         \
+    PIXEL_ADD(table, add, "r11", "6", "7")                                                         \
+    PIXEL_ADD(table, add, "r12", "8", "9")                                                         \
+    PIXEL_ADD(table, add, "r13", "10", "11")
+
 #define FOLD_ALL(fold)                                                                             \
-    fold("0", "0") fold("32", "1") fold("64", "2") fold("96", "3") fold("128", "4")                \
-        fold("160", "5") fold("192", "6") fold("224", "7") fold("256", "8") fold("288", "9")       \
-            fold("320", "10") fold("352", "11")
+    fold("0", "0")   fold("32", "1")  fold("64", "2")   fold("96", "3")                            \
+    fold("128", "4") fold("160", "5") fold("192", "6")  fold("224", "7")                           \
+    fold("256", "8") fold("288", "9") fold("320", "10") fold("352", "11")
 
 #define LOAD_INDICES "vmovdqa (%%rdx), %%ymm14\n\tvmovdqa 32(%%rdx), %%ymm15\n\t"
 #define NEXT_GROUP(bytes) "addq $64, %%rdx\n\taddq $" bytes ", %%rax\n\t"
@@ -157,53 +172,61 @@ static bool supports(const bb_conv_desc *desc) {
         "movq 8(%0), %%rdx\n\t"                                                                    \
         "movq 16(%0), %%r15\n\t"                                                                   \
         "movq 56(%0), %%r14\n\t"                                                                   \
-        "movq (%0), %%rsi\n\tmovq %%rsi, 64(%0)\n\tmovq 24(%0), %%rsi\n\tmovq %%rsi, 72(%0)\n"     \
-        "1:\n\t"                                                                                   \
-        "movq 64(%0), %%rsi\n\t" BB_ASM_POINTERS "movq %%rsi, 64(%0)\n\t"                          \
+        "movq (%0), %%rsi\n\t"                                                                     \
+        "movq %%rsi, 64(%0)\n\t"                                                                   \
+        "movq 24(%0), %%rsi\n\t"                                                                   \
+        "movq %%rsi, 72(%0)\n"                                                                     \
+    "1:\n\t" /* a segment */                                                                       \
+        "movq 64(%0), %%rsi\n\t"                                                                   \
+        BB_ASM_POINTERS                                                                            \
+        "movq %%rsi, 64(%0)\n\t"                                                                   \
         "movq 40(%0), %%rax\n\t"                                                                   \
         "movq 32(%0), %%rbx\n\t"                                                                   \
         "movq (%%rbx), %%rcx\n"                                                                    \
-        "2:\n\t" LOAD_INDICES "cmpl $1, 48(%0)\n\t"                                                \
+    "2:\n\t" /* a chunk */                                                                         \
+        LOAD_INDICES                                                                               \
+        "cmpl $1, 48(%0)\n\t"                                                                      \
         "je 5f\n\t"                                                                                \
-        "ja 6f\n\t" FIRST_GROUP(                                                                   \
-            table,                                                                                 \
-            FOLD_NONE) "movl $1, 48(%0)\n\t"                                                       \
-                       "jmp 7f\n"                                                                  \
-                       "5:\n\t" FIRST_GROUP(                                                       \
-                           table,                                                                  \
-                           set) "movl $2, 48(%0)\n\t"                                              \
-                                "jmp 7f\n"                                                         \
-                                "6:\n\t" FIRST_GROUP(table, add) "7:\n\t" NEXT_GROUP(              \
-                                    bytes) "addq $8, %%rbx\n\t"                                    \
-                                           "decq %%rcx\n\t"                                        \
-                                           "jz 4f\n\t"                                             \
-                                           ".p2align 4\n"                                          \
-                                           "3:\n\t" LOAD_INDICES PIXEL_ADD(                        \
-                                               table, sum, "r8", "0",                              \
-                                               "1") PIXEL_ADD(table, sum, "r9", "2",               \
-                                                              "3") PIXEL_ADD(table, sum, "r10",    \
-                                                                             "4", "5")             \
-                                               PIXEL_ADD(table, sum, "r11", "6", "7") PIXEL_ADD(   \
-                                                   table, sum, "r12", "8",                         \
-                                                   "9") PIXEL_ADD(table, sum, "r13", "10", "11")   \
-                                                   NEXT_GROUP(                                     \
-                                                       bytes) "decq %%rcx\n\t"                     \
-                                                              "jnz 3b\n"                           \
-                                                              "4:\n\t"                             \
-                                                              "movq (%%rbx), %%rcx\n\t"            \
-                                                              "testq %%rcx, %%rcx\n\t"             \
-                                                              "jnz 2b\n\t"                         \
-                                                              "decq 72(%0)\n\t"                    \
-                                                              "jnz 1b\n\t"                         \
-                                                              "cmpl $1, 48(%0)\n\t"                \
-                                                              "ja 8f\n\t" FOLD_ALL(                \
-                                                                  set) "jmp 9f\n"                  \
-                                                                       "8:\n\t" FOLD_ALL(          \
-                                                                           add) "9:\n\t"           \
-                                                                                "vzeroupper\n\t"   \
+        "ja 6f\n\t"                                                                                \
+        FIRST_GROUP(table, FOLD_NONE)                                                              \
+        "movl $1, 48(%0)\n\t"                                                                      \
+        "jmp 7f\n"                                                                                 \
+    "5:\n\t"                                                                                       \
+        FIRST_GROUP(table, set)                                                                    \
+        "movl $2, 48(%0)\n\t"                                                                      \
+        "jmp 7f\n"                                                                                 \
+    "6:\n\t"                                                                                       \
+        FIRST_GROUP(table, add)                                                                    \
+    "7:\n\t"                                                                                       \
+        NEXT_GROUP(bytes)                                                                          \
+        "addq $8, %%rbx\n\t"                                                                       \
+        "decq %%rcx\n\t"                                                                           \
+        "jz 4f\n\t"                                                                                \
+        ".p2align 4\n"                                                                             \
+    "3:\n\t"                                                                                       \
+        LOAD_INDICES                                                                               \
+        ANY_GROUP(table, sum)                                                                      \
+        NEXT_GROUP(bytes)                                                                          \
+        "decq %%rcx\n\t"                                                                           \
+        "jnz 3b\n"                                                                                 \
+    "4:\n\t"                                                                                       \
+        "movq (%%rbx), %%rcx\n\t"                                                                  \
+        "testq %%rcx, %%rcx\n\t"                                                                   \
+        "jnz 2b\n\t"                                                                               \
+        "decq 72(%0)\n\t"                                                                          \
+        "jnz 1b\n\t"                                                                               \
+        "cmpl $1, 48(%0)\n\t"                                                                      \
+        "ja 8f\n\t"                                                                                \
+        FOLD_ALL(set)                                                                              \
+        "jmp 9f\n"                                                                                 \
+    "8:\n\t"                                                                                       \
+        FOLD_ALL(add)                                                                              \
+    "9:\n\t"                                                                                       \
+        "vzeroupper\n\t"                                                                           \
         :                                                                                          \
         : "D"(args)                                                                                \
         : BB_ASM_CLOBBERS)
+/* clang-format on */
 
 /* Bytes never pass 255, so saturating additions are the same. */
 #define LOOPS(name, table, bytes)                                                                  \

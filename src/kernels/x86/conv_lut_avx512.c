@@ -78,6 +78,7 @@ static bool supports(const bb_conv_desc *desc) {
     return desc->native && desc->weight_bits <= 2 && bb_segment_length(desc) <= 2 * CHUNKS_MAX;
 }
 
+/* clang-format off */
 #define TABLE_OF(p) "vmovdqu64 (%%" p ",%%rax), %%zmm28\n\t"
 #define LOAD(offset, w) "vmovdqa64 " offset "(%%rdx), %%zmm" w "\n\t"
 #define LOOK(index, dst) "vpermb %%zmm28, %%zmm" index ", %%zmm" dst "\n\t"
@@ -107,80 +108,148 @@ static bool supports(const bb_conv_desc *desc) {
 #define LOOK2(index, dst) "vpermb %%zmm27, %%zmm" index ", %%zmm" dst "\n\t"
 #define PLANE_TWO(p, s, h)                                                                         \
     TABLE_OF(p)                                                                                    \
-    SECOND_OF(p) LOOK("24", "29") LOOK2("25", "30") ADD("29", "30") PLANE_FOLD("30", s, h)
+    SECOND_OF(p)                                                                                   \
+    LOOK("24", "29")                                                                               \
+    LOOK2("25", "30")                                                                              \
+    ADD("29", "30")                                                                                \
+    PLANE_FOLD("30", s, h)
 #define PAIR_TWO(p, s, t)                                                                          \
     TABLE_OF(p)                                                                                    \
     SECOND_OF(p)                                                                                   \
     LOOK("24", "29")                                                                               \
     LOOK2("26", "0")                                                                               \
     LOOK("25", "30")                                                                               \
-    LOOK2("1", "2") ADD("29", "0") ADD("30", "2") PAIR_FOLD("0", s) PAIR_FOLD("2", t)
+    LOOK2("1", "2")                                                                                \
+    ADD("29", "0")                                                                                 \
+    ADD("30", "2")                                                                                 \
+    PAIR_FOLD("0", s)                                                                              \
+    PAIR_FOLD("2", t)
 
 #define POINTERS4                                                                                  \
-    "movq (%%rsi), %%r8\n\tmovq 8(%%rsi), %%r9\n\tmovq 16(%%rsi), %%r10\n\t"                       \
-    "movq 24(%%rsi), %%r11\n\taddq $32, %%rsi\n\tmovq 72(%0), %%r12\n\t"
+    "movq (%%rsi), %%r8\n\t"                                                                       \
+    "movq 8(%%rsi), %%r9\n\t"                                                                      \
+    "movq 16(%%rsi), %%r10\n\t"                                                                    \
+    "movq 24(%%rsi), %%r11\n\t"                                                                    \
+    "addq $32, %%rsi\n\t"                                                                          \
+    "movq 72(%0), %%r12\n\t"
 
-#define BEGIN(pointers, resume)                                                                    \
-    "movq (%0), %%rsi\n\tmovq 8(%0), %%rdx\n\tmovq 48(%0), %%rcx\n\tmovq 80(%0), %%r15\n\t"        \
-    "vmovdqu64 (%%rcx), %%zmm31\n\tmovq 16(%0), %%rcx\n\t" resume "movq 24(%0), %%r14\n"           \
-    "1:\n\t" pointers "movq 40(%0), %%rax\n\t"
-#define NEXT(step_bytes) "addq $" step_bytes ", %%rdx\n\taddq $64, %%rax\n\t"
+#define BEGIN(resume)                                                                              \
+    "movq (%0), %%rsi\n\t"                                                                         \
+    "movq 8(%0), %%rdx\n\t"                                                                        \
+    "movq 48(%0), %%rcx\n\t"                                                                       \
+    "movq 80(%0), %%r15\n\t"                                                                       \
+    "vmovdqu64 (%%rcx), %%zmm31\n\t"                                                               \
+    "movq 16(%0), %%rcx\n\t"                                                                       \
+    resume                                                                                         \
+    "movq 24(%0), %%r14\n"
+#define NEXT(step_bytes)                                                                           \
+    "addq $" step_bytes ", %%rdx\n\t"                                                              \
+    "addq $64, %%rax\n\t"
 /* Two planes need so many weights that they had better be fetched from far, in each step; with one
  * plane that costs more than it brings. */
 #define FETCH "prefetcht1 (%%r15)\n\taddq $64, %%r15\n\t"
 #define END(store)                                                                                 \
-    "decq %%r14\n\tjnz 1b\n\tmovq 16(%0), %%rcx\n\t" store "vzeroupper\n\t" : : "D"(args)          \
-        : BB_ASM_CLOBBERS, BB_ASM_CLOBBERS_512
+    "movq 16(%0), %%rcx\n\t"                                                                       \
+    store                                                                                          \
+    "vzeroupper\n\t"
 
 /* Segments of chunks of groups; the first group of a chunk sets, the others add. */
 #define CHUNKED(pointers, resume, load, set, add, fetch, step_bytes, fold, store)                  \
     __asm__ volatile(                                                                              \
-        BEGIN(pointers,                                                                            \
-              resume) "movq 32(%0), %%rbx\n"                                                       \
-                      "2:\n\tmovq (%%rbx), %%rcx\n\taddq $8, %%rbx\n\t" load set NEXT(             \
-                          step_bytes) "decq %%rcx\n\tjz 4f\n\t"                                    \
-                                      ".p2align 4\n"                                               \
-                                      "3:\n\t" load add fetch NEXT(                                \
-                                          step_bytes) "decq %%rcx\n\tjnz 3b\n"                     \
-                                                      "4:\n\t" fold                                \
-                                                      "cmpq $0, (%%rbx)\n\tjne 2b\n\t" END(store))
+        BEGIN(resume)                                                                              \
+    "1:\n\t" /* a segment */                                                                       \
+        pointers                                                                                   \
+        "movq 40(%0), %%rax\n\t"                                                                   \
+        "movq 32(%0), %%rbx\n"                                                                     \
+    "2:\n\t" /* a chunk */                                                                         \
+        "movq (%%rbx), %%rcx\n\t"                                                                  \
+        "addq $8, %%rbx\n\t"                                                                       \
+        load                                                                                       \
+        set                                                                                        \
+        NEXT(step_bytes)                                                                           \
+        "decq %%rcx\n\t"                                                                           \
+        "jz 4f\n\t"                                                                                \
+        ".p2align 4\n"                                                                             \
+    "3:\n\t"                                                                                       \
+        load                                                                                       \
+        add                                                                                        \
+        fetch                                                                                      \
+        NEXT(step_bytes)                                                                           \
+        "decq %%rcx\n\t"                                                                           \
+        "jnz 3b\n"                                                                                 \
+    "4:\n\t"                                                                                       \
+        fold                                                                                       \
+        "cmpq $0, (%%rbx)\n\t"                                                                     \
+        "jne 2b\n\t"                                                                               \
+        "decq %%r14\n\t"                                                                           \
+        "jnz 1b\n\t"                                                                               \
+        END(store)                                                                                 \
+        :                                                                                          \
+        : "D"(args)                                                                                \
+        : BB_ASM_CLOBBERS, BB_ASM_CLOBBERS_512)
 
 /* Segments of chunks of two groups, and a last single one where their number is odd. */
 #define PAIRED(pointers, resume, load2, two, load, set, step_bytes, fold, store)                   \
-    __asm__ volatile(BEGIN(                                                                        \
-        pointers, resume) "movq 56(%0), %%rcx\n\ttestq %%rcx, %%rcx\n\tjz 3f\n\t"                  \
-                          ".p2align 4\n"                                                           \
-                          "2:\n\t" load2 two FETCH NEXT(step_bytes)                                \
-                              NEXT(step_bytes) "decq %%rcx\n\tjnz 2b\n"                            \
-                                               "3:\n\tcmpq $0, 64(%0)\n\tje 4f\n\t" load set NEXT( \
-                                                   step_bytes) fold "4:\n\t" END(store))
+    __asm__ volatile(                                                                              \
+        BEGIN(resume)                                                                              \
+    "1:\n\t" /* a segment */                                                                       \
+        pointers                                                                                   \
+        "movq 40(%0), %%rax\n\t"                                                                   \
+        "movq 56(%0), %%rcx\n\t"                                                                   \
+        "testq %%rcx, %%rcx\n\t"                                                                   \
+        "jz 3f\n\t"                                                                                \
+        ".p2align 4\n"                                                                             \
+    "2:\n\t"                                                                                       \
+        load2                                                                                      \
+        two                                                                                        \
+        FETCH                                                                                      \
+        NEXT(step_bytes)                                                                           \
+        NEXT(step_bytes)                                                                           \
+        "decq %%rcx\n\t"                                                                           \
+        "jnz 2b\n"                                                                                 \
+    "3:\n\t"                                                                                       \
+        "cmpq $0, 64(%0)\n\t"                                                                      \
+        "je 4f\n\t"                                                                                \
+        load                                                                                       \
+        set                                                                                        \
+        NEXT(step_bytes)                                                                           \
+        fold                                                                                       \
+    "4:\n\t"                                                                                       \
+        "decq %%r14\n\t"                                                                           \
+        "jnz 1b\n\t"                                                                               \
+        END(store)                                                                                 \
+        :                                                                                          \
+        : "D"(args)                                                                                \
+        : BB_ASM_CLOBBERS, BB_ASM_CLOBBERS_512)
 
 #define PLANES_SETS                                                                                \
-    PLANE_SET("r8", "0")                                                                           \
-    PLANE_SET("r9", "1")                                                                           \
-    PLANE_SET("r10", "2") PLANE_SET("r11", "3") PLANE_SET("r12", "4") PLANE_SET("r13", "5")
+    PLANE_SET("r8", "0")  PLANE_SET("r9", "1")  PLANE_SET("r10", "2")                              \
+    PLANE_SET("r11", "3") PLANE_SET("r12", "4") PLANE_SET("r13", "5")
+#define PLANES_ADDS                                                                                \
+    PLANE_ADD("r8", "0")  PLANE_ADD("r9", "1")  PLANE_ADD("r10", "2")                              \
+    PLANE_ADD("r11", "3") PLANE_ADD("r12", "4") PLANE_ADD("r13", "5")
+#define PLANES_TWOS                                                                                \
+    PLANE_TWO("r8", "6", "12")  PLANE_TWO("r9", "7", "13")   PLANE_TWO("r10", "8", "14")           \
+    PLANE_TWO("r11", "9", "15") PLANE_TWO("r12", "10", "16") PLANE_TWO("r13", "11", "17")
 #define PLANES_FOLDS                                                                               \
-    PLANE_FOLD("0", "6", "12")                                                                     \
-    PLANE_FOLD("1", "7", "13")                                                                     \
-    PLANE_FOLD("2", "8", "14")                                                                     \
+    PLANE_FOLD("0", "6", "12") PLANE_FOLD("1", "7", "13")  PLANE_FOLD("2", "8", "14")              \
     PLANE_FOLD("3", "9", "15") PLANE_FOLD("4", "10", "16") PLANE_FOLD("5", "11", "17")
 #define PLANES_SUMS(move)                                                                          \
-    move("0", "6") move("64", "12") move("128", "7") move("192", "13") move("256", "8")            \
-        move("320", "14") move("384", "9") move("448", "15") move("512", "10") move("576", "16")   \
-            move("640", "11") move("704", "17")
+    move("0", "6")    move("64", "12")                                                             \
+    move("128", "7")  move("192", "13")                                                            \
+    move("256", "8")  move("320", "14")                                                            \
+    move("384", "9")  move("448", "15")                                                            \
+    move("512", "10") move("576", "16")                                                            \
+    move("640", "11") move("704", "17")
+/* clang-format on */
 
 BB_VBMI static void loop_planes(const loop_args *args) {
-    CHUNKED(BB_ASM_POINTERS, PLANES_SUMS(RESUME), LOAD("0", "24"), PLANES_SETS,
-            PLANE_ADD("r8", "0") PLANE_ADD("r9", "1") PLANE_ADD("r10", "2") PLANE_ADD("r11", "3")
-                PLANE_ADD("r12", "4") PLANE_ADD("r13", "5"),
-            "", "64", PLANES_FOLDS, PLANES_SUMS(STORE));
+    CHUNKED(BB_ASM_POINTERS, PLANES_SUMS(RESUME), LOAD("0", "24"), PLANES_SETS, PLANES_ADDS, "",
+            "64", PLANES_FOLDS, PLANES_SUMS(STORE));
 }
 
 BB_VBMI static void loop_planes_twos(const loop_args *args) {
-    PAIRED(BB_ASM_POINTERS, PLANES_SUMS(RESUME), LOAD("0", "24") LOAD("64", "25"),
-           PLANE_TWO("r8", "6", "12") PLANE_TWO("r9", "7", "13") PLANE_TWO("r10", "8", "14")
-               PLANE_TWO("r11", "9", "15") PLANE_TWO("r12", "10", "16")
-                   PLANE_TWO("r13", "11", "17"),
+    PAIRED(BB_ASM_POINTERS, PLANES_SUMS(RESUME), LOAD("0", "24") LOAD("64", "25"), PLANES_TWOS,
            LOAD("0", "24"), PLANES_SETS, "64", PLANES_FOLDS, PLANES_SUMS(STORE));
 }
 
@@ -198,6 +267,7 @@ BB_VBMI static void loop_planes_twos_1(const loop_args *args) {
            PLANE_FOLD("0", "6", "12"), PLANES_SUM(STORE));
 }
 
+/* clang-format off */
 /* Duos: planes of two blocks, four pixels; bytes in 0-7, S in 8-15, H in 16-23. Eight look-ups for
  * six loads, where one block alone is bound by its seven loads for six look-ups. */
 #define DUO_LOAD(offset, a, b) LOAD(offset, a) "vmovdqa64 " offset "(%%rdx,%%r12), %%zmm" b "\n\t"
@@ -212,36 +282,46 @@ BB_VBMI static void loop_planes_twos_1(const loop_args *args) {
     DUO_LOOK2("26", "0")                                                                           \
     LOOK("25", "30")                                                                               \
     DUO_LOOK2("27", "1")                                                                           \
-    ADD("29", "0") ADD("30", "1") PLANE_FOLD("0", s0, h0) PLANE_FOLD("1", s1, h1)
+    ADD("29", "0")                                                                                 \
+    ADD("30", "1")                                                                                 \
+    PLANE_FOLD("0", s0, h0)                                                                        \
+    PLANE_FOLD("1", s1, h1)
 #define DUO_SETS                                                                                   \
     DUO_SET("r8", "0", "1")                                                                        \
-    DUO_SET("r9", "2", "3") DUO_SET("r10", "4", "5") DUO_SET("r11", "6", "7")
+    DUO_SET("r9", "2", "3")                                                                        \
+    DUO_SET("r10", "4", "5")                                                                       \
+    DUO_SET("r11", "6", "7")
+#define DUO_ADDS                                                                                   \
+    DUO_ADD("r8", "0", "1")                                                                        \
+    DUO_ADD("r9", "2", "3")                                                                        \
+    DUO_ADD("r10", "4", "5")                                                                       \
+    DUO_ADD("r11", "6", "7")
+#define DUO_TWOS                                                                                   \
+    DUO_TWO("r8", "8", "16", "9", "17")                                                            \
+    DUO_TWO("r9", "10", "18", "11", "19")                                                          \
+    DUO_TWO("r10", "12", "20", "13", "21")                                                         \
+    DUO_TWO("r11", "14", "22", "15", "23")
 #define DUO_FOLDS                                                                                  \
-    PLANE_FOLD("0", "8", "16")                                                                     \
-    PLANE_FOLD("1", "9", "17")                                                                     \
-    PLANE_FOLD("2", "10", "18")                                                                    \
-    PLANE_FOLD("3", "11", "19")                                                                    \
-    PLANE_FOLD("4", "12", "20")                                                                    \
-    PLANE_FOLD("5", "13", "21") PLANE_FOLD("6", "14", "22") PLANE_FOLD("7", "15", "23")
+    PLANE_FOLD("0", "8", "16")  PLANE_FOLD("1", "9", "17")                                         \
+    PLANE_FOLD("2", "10", "18") PLANE_FOLD("3", "11", "19")                                        \
+    PLANE_FOLD("4", "12", "20") PLANE_FOLD("5", "13", "21")                                        \
+    PLANE_FOLD("6", "14", "22") PLANE_FOLD("7", "15", "23")
 /* The second block's sums lie 768 bytes on. */
 #define DUO_SUMS(move)                                                                             \
-    move("0", "8") move("64", "16") move("768", "9") move("832", "17") move("128", "10")           \
-        move("192", "18") move("896", "11") move("960", "19") move("256", "12") move("320", "20")  \
-            move("1024", "13") move("1088", "21") move("384", "14") move("448", "22")              \
-                move("1152", "15") move("1216", "23")
+    move("0", "8")    move("64", "16")  move("768", "9")   move("832", "17")                       \
+    move("128", "10") move("192", "18") move("896", "11")  move("960", "19")                       \
+    move("256", "12") move("320", "20") move("1024", "13") move("1088", "21")                      \
+    move("384", "14") move("448", "22") move("1152", "15") move("1216", "23")
+/* clang-format on */
 
 BB_VBMI static void loop_duos(const loop_args *args) {
-    CHUNKED(POINTERS4, DUO_SUMS(RESUME), DUO_LOAD("0", "24", "25"), DUO_SETS,
-            DUO_ADD("r8", "0", "1") DUO_ADD("r9", "2", "3") DUO_ADD("r10", "4", "5")
-                DUO_ADD("r11", "6", "7"),
-            "", "64", DUO_FOLDS, DUO_SUMS(STORE));
+    CHUNKED(POINTERS4, DUO_SUMS(RESUME), DUO_LOAD("0", "24", "25"), DUO_SETS, DUO_ADDS, "", "64",
+            DUO_FOLDS, DUO_SUMS(STORE));
 }
 
 BB_VBMI static void loop_duos_twos(const loop_args *args) {
     PAIRED(POINTERS4, DUO_SUMS(RESUME), DUO_LOAD("0", "24", "25") DUO_LOAD("64", "26", "27"),
-           DUO_TWO("r8", "8", "16", "9", "17") DUO_TWO("r9", "10", "18", "11", "19")
-               DUO_TWO("r10", "12", "20", "13", "21") DUO_TWO("r11", "14", "22", "15", "23"),
-           DUO_LOAD("0", "24", "25"), DUO_SETS, "64", DUO_FOLDS, DUO_SUMS(STORE));
+           DUO_TWOS, DUO_LOAD("0", "24", "25"), DUO_SETS, "64", DUO_FOLDS, DUO_SUMS(STORE));
 }
 
 #define DUO_SUM(move) move("0", "8") move("64", "16") move("768", "9") move("832", "17")
@@ -258,54 +338,50 @@ BB_VBMI static void loop_duos_twos_1(const loop_args *args) {
            "64", PLANE_FOLD("0", "8", "16") PLANE_FOLD("1", "9", "17"), DUO_SUM(STORE));
 }
 
+/* clang-format off */
 #define PAIRS_SETS                                                                                 \
-    PAIR_SET("r8", "0", "1")                                                                       \
-    PAIR_SET("r9", "2", "3")                                                                       \
-    PAIR_SET("r10", "4", "5")                                                                      \
+    PAIR_SET("r8", "0", "1")  PAIR_SET("r9", "2", "3")  PAIR_SET("r10", "4", "5")                  \
     PAIR_SET("r11", "6", "7") PAIR_SET("r12", "8", "9") PAIR_SET("r13", "10", "11")
+#define PAIRS_ADDS                                                                                 \
+    PAIR_ADD("r8", "0", "1")  PAIR_ADD("r9", "2", "3")  PAIR_ADD("r10", "4", "5")                  \
+    PAIR_ADD("r11", "6", "7") PAIR_ADD("r12", "8", "9") PAIR_ADD("r13", "10", "11")
+#define PAIRS_TWOS                                                                                 \
+    PAIR_TWO("r8", "12", "13")  PAIR_TWO("r9", "14", "15")  PAIR_TWO("r10", "16", "17")            \
+    PAIR_TWO("r11", "18", "19") PAIR_TWO("r12", "20", "21") PAIR_TWO("r13", "22", "23")
 #define PAIRS_FOLDS                                                                                \
-    PAIR_FOLD("0", "12")                                                                           \
-    PAIR_FOLD("1", "13")                                                                           \
-    PAIR_FOLD("2", "14")                                                                           \
-    PAIR_FOLD("3", "15")                                                                           \
-    PAIR_FOLD("4", "16")                                                                           \
-    PAIR_FOLD("5", "17")                                                                           \
-    PAIR_FOLD("6", "18")                                                                           \
-    PAIR_FOLD("7", "19")                                                                           \
+    PAIR_FOLD("0", "12") PAIR_FOLD("1", "13") PAIR_FOLD("2", "14")  PAIR_FOLD("3", "15")           \
+    PAIR_FOLD("4", "16") PAIR_FOLD("5", "17") PAIR_FOLD("6", "18")  PAIR_FOLD("7", "19")           \
     PAIR_FOLD("8", "20") PAIR_FOLD("9", "21") PAIR_FOLD("10", "22") PAIR_FOLD("11", "23")
 #define PAIRS_SUMS(move)                                                                           \
-    move("0", "12") move("64", "13") move("128", "14") move("192", "15") move("256", "16")         \
-        move("320", "17") move("384", "18") move("448", "19") move("512", "20") move("576", "21")  \
-            move("640", "22") move("704", "23")
+    move("0", "12")   move("64", "13")  move("128", "14") move("192", "15")                        \
+    move("256", "16") move("320", "17") move("384", "18") move("448", "19")                        \
+    move("512", "20") move("576", "21") move("640", "22") move("704", "23")
+#define PAIRS_LOAD LOAD("0", "24") LOAD("64", "25")
+#define PAIRS_LOAD2 LOAD("0", "24") LOAD("64", "25") LOAD("128", "26") LOAD("192", "1")
+/* clang-format on */
 
 BB_VBMI static void loop_pairs(const loop_args *args) {
-    CHUNKED(BB_ASM_POINTERS, PAIRS_SUMS(RESUME), LOAD("0", "24") LOAD("64", "25"), PAIRS_SETS,
-            PAIR_ADD("r8", "0", "1") PAIR_ADD("r9", "2", "3") PAIR_ADD("r10", "4", "5")
-                PAIR_ADD("r11", "6", "7") PAIR_ADD("r12", "8", "9") PAIR_ADD("r13", "10", "11"),
-            FETCH, "128", PAIRS_FOLDS, PAIRS_SUMS(STORE));
+    CHUNKED(BB_ASM_POINTERS, PAIRS_SUMS(RESUME), PAIRS_LOAD, PAIRS_SETS, PAIRS_ADDS, FETCH, "128",
+            PAIRS_FOLDS, PAIRS_SUMS(STORE));
 }
 
 BB_VBMI static void loop_pairs_twos(const loop_args *args) {
-    PAIRED(BB_ASM_POINTERS, PAIRS_SUMS(RESUME),
-           LOAD("0", "24") LOAD("64", "25") LOAD("128", "26") LOAD("192", "1"),
-           PAIR_TWO("r8", "12", "13") PAIR_TWO("r9", "14", "15") PAIR_TWO("r10", "16", "17")
-               PAIR_TWO("r11", "18", "19") PAIR_TWO("r12", "20", "21") PAIR_TWO("r13", "22", "23"),
-           LOAD("0", "24") LOAD("64", "25"), PAIRS_SETS, "128", PAIRS_FOLDS, PAIRS_SUMS(STORE));
+    PAIRED(BB_ASM_POINTERS, PAIRS_SUMS(RESUME), PAIRS_LOAD2, PAIRS_TWOS, PAIRS_LOAD, PAIRS_SETS,
+           "128", PAIRS_FOLDS, PAIRS_SUMS(STORE));
 }
 
 #define PAIRS_SUM(move) move("0", "12") move("64", "13")
 
 BB_VBMI static void loop_pairs_1(const loop_args *args) {
-    CHUNKED(BB_ASM_POINTERS, PAIRS_SUM(RESUME), LOAD("0", "24") LOAD("64", "25"),
-            PAIR_SET("r8", "0", "1"), PAIR_ADD("r8", "0", "1"), FETCH, "128",
-            PAIR_FOLD("0", "12") PAIR_FOLD("1", "13"), PAIRS_SUM(STORE));
+    CHUNKED(BB_ASM_POINTERS, PAIRS_SUM(RESUME), PAIRS_LOAD, PAIR_SET("r8", "0", "1"),
+            PAIR_ADD("r8", "0", "1"), FETCH, "128", PAIR_FOLD("0", "12") PAIR_FOLD("1", "13"),
+            PAIRS_SUM(STORE));
 }
 
 BB_VBMI static void loop_pairs_twos_1(const loop_args *args) {
-    PAIRED(BB_ASM_POINTERS, PAIRS_SUM(RESUME),
-           LOAD("0", "24") LOAD("64", "25") LOAD("128", "26") LOAD("192", "1"),
-           PAIR_TWO("r8", "12", "13"), LOAD("0", "24") LOAD("64", "25"), PAIR_SET("r8", "0", "1"),
-           "128", PAIR_FOLD("0", "12") PAIR_FOLD("1", "13"), PAIRS_SUM(STORE));
+    PAIRED(BB_ASM_POINTERS, PAIRS_SUM(RESUME), PAIRS_LOAD2, PAIR_TWO("r8", "12", "13"), PAIRS_LOAD,
+           PAIR_SET("r8", "0", "1"), "128", PAIR_FOLD("0", "12") PAIR_FOLD("1", "13"),
+           PAIRS_SUM(STORE));
 }
 
 static const uint8_t pair_factors[64] = {
@@ -632,14 +708,15 @@ static void put(const bb_conv_route *route, uint8_t *dst, int32_t lane, int32_t 
 
 BB_WALK_FUNCTIONS(route_of, put)
 
-const bb_conv_kernel bb_conv_lut_avx512 = {.name = "conv_lut_avx512",
-                                           .cpu = BB_CPU_AVX2 | BB_CPU_AVX512 | BB_CPU_AVX512_VNNI |
-                                                  BB_CPU_AVX512_VBMI,
-                                           .supports = supports,
-                                           .cost = cost,
-                                           .packed_size = packed_size,
-                                           .pack = pack,
-                                           .scratch_size = scratch_size,
-                                           .run = run};
+const bb_conv_kernel bb_conv_lut_avx512 = {
+    .name = "conv_lut_avx512",
+    .cpu = BB_CPU_AVX2 | BB_CPU_AVX512 | BB_CPU_AVX512_VNNI | BB_CPU_AVX512_VBMI,
+    .supports = supports,
+    .cost = cost,
+    .packed_size = packed_size,
+    .pack = pack,
+    .scratch_size = scratch_size,
+    .run = run,
+};
 
 #endif

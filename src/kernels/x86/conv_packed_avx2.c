@@ -58,29 +58,46 @@ static const struct {
     _Alignas(32) uint8_t low[32], high[32];
 } nibbles = {{TIMES_32(15)}, {TIMES_32(240)}};
 
-#define INDICES(at) "vmovdqa " at "(%%rdx), %%ymm14\n\tvmovdqa 32+" at "(%%rdx), %%ymm15\n\t"
-#define TABLE(at) "movzwl " at "(%%rsi), %%eax\n\tvbroadcasti128 (%%r8,%%rax), %%ymm12\n\t"
+/* clang-format off */
+#define INDICES(at)                                                                                \
+    "vmovdqa " at "(%%rdx), %%ymm14\n\t"                                                           \
+    "vmovdqa 32+" at "(%%rdx), %%ymm15\n\t"
+#define TABLE(at)                                                                                  \
+    "movzwl " at "(%%rsi), %%eax\n\t"                                                              \
+    "vbroadcasti128 (%%r8,%%rax), %%ymm12\n\t"
 #define SET(at, a, b)                                                                              \
-    TABLE(at) "vpshufb %%ymm14, %%ymm12, %%ymm" a "\n\tvpshufb %%ymm15, %%ymm12, %%ymm" b "\n\t"
+    TABLE(at)                                                                                      \
+    "vpshufb %%ymm14, %%ymm12, %%ymm" a "\n\t"                                                     \
+    "vpshufb %%ymm15, %%ymm12, %%ymm" b "\n\t"
 #define ADD(add, at, a, b)                                                                         \
     TABLE(at)                                                                                      \
-    "vpshufb %%ymm14, %%ymm12, %%ymm13\n\tvpshufb %%ymm15, %%ymm12, %%ymm12\n\t" add               \
-    " %%ymm13, %%ymm" a ", %%ymm" a "\n\t" add " %%ymm12, %%ymm" b ", %%ymm" b "\n\t"
+    "vpshufb %%ymm14, %%ymm12, %%ymm13\n\t"                                                        \
+    "vpshufb %%ymm15, %%ymm12, %%ymm12\n\t"                                                        \
+    add " %%ymm13, %%ymm" a ", %%ymm" a "\n\t"                                                     \
+    add " %%ymm12, %%ymm" b ", %%ymm" b "\n\t"
 /* S += a; H += a >> 4 */
 #define SPLIT(add, a, s, h)                                                                        \
-    "vpaddb %%ymm" a ", %%ymm" s ", %%ymm" s "\n\tvpsrlw $4, %%ymm" a ", %%ymm" a                  \
-    "\n\tvpand %1, %%ymm" a ", %%ymm" a "\n\t" add " %%ymm" a ", %%ymm" h ", %%ymm" h "\n\t"
+    "vpaddb %%ymm" a ", %%ymm" s ", %%ymm" s "\n\t"                                                \
+    "vpsrlw $4, %%ymm" a ", %%ymm" a "\n\t"                                                        \
+    "vpand %1, %%ymm" a ", %%ymm" a "\n\t"                                                         \
+    add " %%ymm" a ", %%ymm" h ", %%ymm" h "\n\t"
 /* 16-bit S and H of the two pixels of one accumulator, added to memory or stored there. */
 #define WIDEN_ADD(a, at, half)                                                                     \
-    "vpaddw " at "(%%r9), %%ymm" a ", %%ymm13\n\tvmovdqa %%ymm13, " at "(%%r9)\n\t"                \
-    "vpsrlw $8, %%ymm" a ", %%ymm" a "\n\tvpaddw " half "(%%r9), %%ymm" a ", %%ymm" a              \
-    "\n\tvmovdqa %%ymm" a ", " half "(%%r9)\n\t"
+    "vpaddw " at "(%%r9), %%ymm" a ", %%ymm13\n\t"                                                 \
+    "vmovdqa %%ymm13, " at "(%%r9)\n\t"                                                            \
+    "vpsrlw $8, %%ymm" a ", %%ymm" a "\n\t"                                                        \
+    "vpaddw " half "(%%r9), %%ymm" a ", %%ymm" a "\n\t"                                            \
+    "vmovdqa %%ymm" a ", " half "(%%r9)\n\t"
 #define WIDEN_SET(a, at, half)                                                                     \
-    "vmovdqa %%ymm" a ", " at "(%%r9)\n\tvpsrlw $8, %%ymm" a ", %%ymm" a "\n\tvmovdqa %%ymm" a     \
-    ", " half "(%%r9)\n\t"
+    "vmovdqa %%ymm" a ", " at "(%%r9)\n\t"                                                         \
+    "vpsrlw $8, %%ymm" a ", %%ymm" a "\n\t"                                                        \
+    "vmovdqa %%ymm" a ", " half "(%%r9)\n\t"
 #define FOLD(widen, s, h, at0, at1, at2, at3)                                                      \
-    "vpsllw $4, %%ymm" h ", %%ymm12\n\tvpand %2, %%ymm12, %%ymm12\n\tvpsubb %%ymm12, %%ymm" s      \
-    ", %%ymm" s "\n\t" widen(s, at0, at1) widen(h, at2, at3)
+    "vpsllw $4, %%ymm" h ", %%ymm12\n\t"                                                           \
+    "vpand %2, %%ymm12, %%ymm12\n\t"                                                               \
+    "vpsubb %%ymm12, %%ymm" s ", %%ymm" s "\n\t"                                                   \
+    widen(s, at0, at1)                                                                             \
+    widen(h, at2, at3)
 #define FOLDS(widen)                                                                               \
     FOLD(widen, "4", "8", "0", "32", "64", "96")                                                   \
     FOLD(widen, "5", "9", "128", "160", "192", "224")                                              \
@@ -90,29 +107,54 @@ static const struct {
 
 #define LOOP(add)                                                                                  \
     __asm__ volatile(                                                                              \
-        "movq (%0), %%rsi\n\tmovq 8(%0), %%rdx\n\tmovq 16(%0), %%r8\n\tmovq 24(%0), %%r9\n\t"      \
-        "movq 32(%0), %%rbx\n\tmovq 40(%0), %%r10\n\txorl %%r11d, %%r11d\n"                        \
-        "1:\n\t" CLEAR("4") CLEAR("5") CLEAR("6") CLEAR("7") CLEAR("8") CLEAR("9") CLEAR("10")     \
-            CLEAR("11") "movq %%r10, %%rcx\n\tcmpq %%rcx, %%rbx\n\tcmovbq %%rbx, %%rcx\n\tsubq "   \
-                        "%%rcx, %%rbx\n\t"                                                         \
-                        ".p2align 4\n"                                                             \
-                        "2:\n\t" INDICES("0") SET("0", "0", "1") SET("2", "2", "3") INDICES("64")  \
-                            ADD(add, "4", "0", "1") ADD(add, "6", "2", "3") INDICES("128")         \
-                                ADD(add, "8", "0", "1") ADD(add, "10", "2", "3") SPLIT(add, "0",   \
-                                                                                       "4", "8")   \
-                                    SPLIT(add, "1", "5", "9") SPLIT(add, "2", "6", "10") SPLIT(    \
-                                        add, "3", "7",                                             \
-                                        "11") "addq $192, %%rdx\n\taddq $12, %%rsi\n\tdecq "       \
-                                              "%%rcx\n\tjnz 2b\n\t"                                \
-                                              "testl %%r11d, %%r11d\n\tjnz 3f\n\t" FOLDS(          \
-                                                  WIDEN_SET) "movl $1, %%r11d\n\tjmp 4f\n"         \
-                                                             "3:\n\t" FOLDS(                       \
-                                                                 WIDEN_ADD) "4:\n\ttestq %%rbx, "  \
-                                                                            "%%rbx\n\tjnz "        \
-                                                                            "1b\n\tvzeroupper\n\t" \
+        "movq (%0), %%rsi\n\t"                                                                     \
+        "movq 8(%0), %%rdx\n\t"                                                                    \
+        "movq 16(%0), %%r8\n\t"                                                                    \
+        "movq 24(%0), %%r9\n\t"                                                                    \
+        "movq 32(%0), %%rbx\n\t"                                                                   \
+        "movq 40(%0), %%r10\n\t"                                                                   \
+        "xorl %%r11d, %%r11d\n"                                                                    \
+    "1:\n\t" /* a chunk */                                                                         \
+        CLEAR("4") CLEAR("5") CLEAR("6")  CLEAR("7")                                               \
+        CLEAR("8") CLEAR("9") CLEAR("10") CLEAR("11")                                              \
+        "movq %%r10, %%rcx\n\t"                                                                    \
+        "cmpq %%rcx, %%rbx\n\t"                                                                    \
+        "cmovbq %%rbx, %%rcx\n\t"                                                                  \
+        "subq %%rcx, %%rbx\n\t"                                                                    \
+        ".p2align 4\n"                                                                             \
+    "2:\n\t" /* three groups */                                                                    \
+        INDICES("0")                                                                               \
+        SET("0", "0", "1")                                                                         \
+        SET("2", "2", "3")                                                                         \
+        INDICES("64")                                                                              \
+        ADD(add, "4", "0", "1")                                                                    \
+        ADD(add, "6", "2", "3")                                                                    \
+        INDICES("128")                                                                             \
+        ADD(add, "8", "0", "1")                                                                    \
+        ADD(add, "10", "2", "3")                                                                   \
+        SPLIT(add, "0", "4", "8")                                                                  \
+        SPLIT(add, "1", "5", "9")                                                                  \
+        SPLIT(add, "2", "6", "10")                                                                 \
+        SPLIT(add, "3", "7", "11")                                                                 \
+        "addq $192, %%rdx\n\t"                                                                     \
+        "addq $12, %%rsi\n\t"                                                                      \
+        "decq %%rcx\n\t"                                                                           \
+        "jnz 2b\n\t"                                                                               \
+        "testl %%r11d, %%r11d\n\t"                                                                 \
+        "jnz 3f\n\t"                                                                               \
+        FOLDS(WIDEN_SET)                                                                           \
+        "movl $1, %%r11d\n\t"                                                                      \
+        "jmp 4f\n"                                                                                 \
+    "3:\n\t"                                                                                       \
+        FOLDS(WIDEN_ADD)                                                                           \
+    "4:\n\t"                                                                                       \
+        "testq %%rbx, %%rbx\n\t"                                                                   \
+        "jnz 1b\n\t"                                                                               \
+        "vzeroupper\n\t"                                                                           \
         :                                                                                          \
         : "D"(args), "m"(nibbles.low), "m"(nibbles.high)                                           \
         : BB_ASM_CLOBBERS)
+/* clang-format on */
 
 /** args->sums = sums of all groups. Bytes never pass 255, so saturation changes nothing. */
 BB_AVX2 static void loop(const loop_args *args) {

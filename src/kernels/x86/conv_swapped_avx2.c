@@ -44,59 +44,105 @@ typedef struct loop_args {
     int64_t groups;          /* 32 */
 } loop_args;
 
-#define INDICES "vmovdqa (%%rdx), %%ymm14\n\tvmovdqa 32(%%rdx), %%ymm15\n\taddq $64, %%rdx\n\t"
-#define TABLE(at) "movzwl " at "(%%rsi), %%eax\n\tvbroadcasti128 (%%r8,%%rax), %%ymm12\n\t"
+/* clang-format off */
+#define INDICES                                                                                    \
+    "vmovdqa (%%rdx), %%ymm14\n\t"                                                                 \
+    "vmovdqa 32(%%rdx), %%ymm15\n\t"                                                               \
+    "addq $64, %%rdx\n\t"
+#define TABLE(at)                                                                                  \
+    "movzwl " at "(%%rsi), %%eax\n\t"                                                              \
+    "vbroadcasti128 (%%r8,%%rax), %%ymm12\n\t"
 #define LOOK_UP(a, b)                                                                              \
-    "vpshufb %%ymm14, %%ymm12, %%ymm" a "\n\tvpshufb %%ymm15, %%ymm12, %%ymm" b "\n\t"
+    "vpshufb %%ymm14, %%ymm12, %%ymm" a "\n\t"                                                     \
+    "vpshufb %%ymm15, %%ymm12, %%ymm" b "\n\t"
 #define ADD(add, at, a, b, row)                                                                    \
     TABLE(at)                                                                                      \
     LOOK_UP("13", "12")                                                                            \
-    add " %%ymm13, %%ymm" a ", %%ymm" a "\n\t" add " %%ymm12, %%ymm" b ", %%ymm" b "\n\t"
+    add " %%ymm13, %%ymm" a ", %%ymm" a "\n\t"                                                     \
+    add " %%ymm12, %%ymm" b ", %%ymm" b "\n\t"
 /* Four vectors of 16-bit sums from two of bytes, stored or added. */
 #define WIDEN_SET(a, s, h)                                                                         \
-    "vmovdqa %%ymm" a ", " s "(%%r9)\n\tvpsrlw $8, %%ymm" a ", %%ymm" a "\n\tvmovdqa %%ymm" a      \
-    ", " h "(%%r9)\n\t"
+    "vmovdqa %%ymm" a ", " s "(%%r9)\n\t"                                                          \
+    "vpsrlw $8, %%ymm" a ", %%ymm" a "\n\t"                                                        \
+    "vmovdqa %%ymm" a ", " h "(%%r9)\n\t"
 #define WIDEN_ADD(a, s, h)                                                                         \
-    "vpaddw " s "(%%r9), %%ymm" a ", %%ymm13\n\tvmovdqa %%ymm13, " s "(%%r9)\n\t"                  \
-    "vpsrlw $8, %%ymm" a ", %%ymm" a "\n\tvpaddw " h "(%%r9), %%ymm" a ", %%ymm" a                 \
-    "\n\tvmovdqa %%ymm" a ", " h "(%%r9)\n\t"
+    "vpaddw " s "(%%r9), %%ymm" a ", %%ymm13\n\t"                                                  \
+    "vmovdqa %%ymm13, " s "(%%r9)\n\t"                                                             \
+    "vpsrlw $8, %%ymm" a ", %%ymm" a "\n\t"                                                        \
+    "vpaddw " h "(%%r9), %%ymm" a ", %%ymm" a "\n\t"                                               \
+    "vmovdqa %%ymm" a ", " h "(%%r9)\n\t"
 #define WIDEN_NOT(a, s, h) ""
-#define FOLD(widen, at, a, b, row) widen(a, row "+0", row "+32") widen(b, row "+64", row "+96")
+#define FOLD(widen, at, a, b, row)                                                                 \
+    widen(a, row "+0", row "+32")                                                                  \
+    widen(b, row "+64", row "+96")
 /* The first group of a chunk: folds what the last one left. */
-#define FIRST(widen, at, a, b, row) TABLE(at) FOLD(widen, at, a, b, row) LOOK_UP(a, b)
+#define FIRST(widen, at, a, b, row)                                                                \
+    TABLE(at)                                                                                      \
+    FOLD(widen, at, a, b, row)                                                                     \
+    LOOK_UP(a, b)
 #define CHANNELS(what, how)                                                                        \
-    what(how, "0", "0", "1", "0") what(how, "2", "2", "3", "128") what(how, "4", "4", "5", "256")  \
-        what(how, "6", "6", "7", "384") what(how, "8", "8", "9", "512")                            \
-            what(how, "10", "10", "11", "640")
+    what(how, "0", "0", "1", "0")                                                                  \
+    what(how, "2", "2", "3", "128")                                                                \
+    what(how, "4", "4", "5", "256")                                                                \
+    what(how, "6", "6", "7", "384")                                                                \
+    what(how, "8", "8", "9", "512")                                                                \
+    what(how, "10", "10", "11", "640")
 #define NEXT "addq $12, %%rsi\n\t"
+/* rcx = groups of the next chunk; rbx loses them. */
 #define TAKE_CHUNK                                                                                 \
-    "movl %1, %%ecx\n\tcmpq %%rcx, %%rbx\n\tcmovbq %%rbx, %%rcx\n\tsubq %%rcx, %%rbx\n\t"
+    "movl %1, %%ecx\n\t"                                                                           \
+    "cmpq %%rcx, %%rbx\n\t"                                                                        \
+    "cmovbq %%rbx, %%rcx\n\t"                                                                      \
+    "subq %%rcx, %%rbx\n\t"
 
 #define LOOP(add)                                                                                  \
     __asm__ volatile(                                                                              \
-        "movq (%0), %%rsi\n\tmovq 8(%0), %%rdx\n\tmovq 16(%0), %%r8\n\tmovq 24(%0), %%r9\n\t"      \
-        "movq 32(%0), %%rbx\n\txorl %%r11d, %%r11d\n\t" TAKE_CHUNK INDICES CHANNELS(               \
-            FIRST, WIDEN_NOT) NEXT "jmp 2f\n\t"                                                    \
-                                   ".p2align 4\n"                                                  \
-                                   "1:\n\t" INDICES CHANNELS(ADD, add) NEXT                        \
-        "2:\n\t"                                                                                   \
+        "movq (%0), %%rsi\n\t"                                                                     \
+        "movq 8(%0), %%rdx\n\t"                                                                    \
+        "movq 16(%0), %%r8\n\t"                                                                    \
+        "movq 24(%0), %%r9\n\t"                                                                    \
+        "movq 32(%0), %%rbx\n\t"                                                                   \
+        "xorl %%r11d, %%r11d\n\t"                                                                  \
+        TAKE_CHUNK                                                                                 \
+        INDICES                                                                                    \
+        CHANNELS(FIRST, WIDEN_NOT)                                                                 \
+        NEXT                                                                                       \
+        "jmp 2f\n\t"                                                                               \
+        ".p2align 4\n"                                                                             \
+    "1:\n\t"                                                                                       \
+        INDICES                                                                                    \
+        CHANNELS(ADD, add)                                                                         \
+        NEXT                                                                                       \
+    "2:\n\t"                                                                                       \
         "decq %%rcx\n\t"                                                                           \
         "jnz 1b\n\t"                                                                               \
         "testq %%rbx, %%rbx\n\t"                                                                   \
-        "jz 4f\n\t" TAKE_CHUNK INDICES "testl %%r11d, %%r11d\n\t"                                  \
-        "jnz 3f\n\t"                                                                               \
-        "movl $1, %%r11d\n\t" CHANNELS(FIRST, WIDEN_SET) NEXT "jmp 2b\n"                           \
-                                                              "3:\n\t" CHANNELS(FIRST, WIDEN_ADD)  \
-                                                                  NEXT                             \
-        "jmp 2b\n"                                                                                 \
-        "4:\n\t"                                                                                   \
+        "jz 4f\n\t"                                                                                \
+        TAKE_CHUNK                                                                                 \
+        INDICES                                                                                    \
         "testl %%r11d, %%r11d\n\t"                                                                 \
-        "jnz 5f\n\t" CHANNELS(FOLD, WIDEN_SET) "jmp 6f\n"                                          \
-                                               "5:\n\t" CHANNELS(FOLD, WIDEN_ADD) "6:\n\t"         \
-                                                                                  "vzeroupper\n\t" \
+        "jnz 3f\n\t"                                                                               \
+        "movl $1, %%r11d\n\t"                                                                      \
+        CHANNELS(FIRST, WIDEN_SET)                                                                 \
+        NEXT                                                                                       \
+        "jmp 2b\n"                                                                                 \
+    "3:\n\t"                                                                                       \
+        CHANNELS(FIRST, WIDEN_ADD)                                                                 \
+        NEXT                                                                                       \
+        "jmp 2b\n"                                                                                 \
+    "4:\n\t" /* the last fold */                                                                   \
+        "testl %%r11d, %%r11d\n\t"                                                                 \
+        "jnz 5f\n\t"                                                                               \
+        CHANNELS(FOLD, WIDEN_SET)                                                                  \
+        "jmp 6f\n"                                                                                 \
+    "5:\n\t"                                                                                       \
+        CHANNELS(FOLD, WIDEN_ADD)                                                                  \
+    "6:\n\t"                                                                                       \
+        "vzeroupper\n\t"                                                                           \
         :                                                                                          \
         : "D"(args), "i"(CHUNK)                                                                    \
         : BB_ASM_CLOBBERS)
+/* clang-format on */
 
 /** args->sums = sums of all groups. Bytes never pass 255, so saturation changes nothing. */
 BB_AVX2 static void loop(const loop_args *args) {
@@ -275,10 +321,11 @@ BB_AVX2 static void sum_windows(const frame *f) {
 
         n = bb_min32(groups - g, 63); /* at most 252 */
         for (int32_t i = 0; i < n; i++, from += PIXELS) {
-            a = _mm256_add_epi8(a,
-                                _mm256_shuffle_epi8(bits, _mm256_load_si256((const void *)from)));
-            b = _mm256_add_epi8(
-                b, _mm256_shuffle_epi8(bits, _mm256_load_si256((const void *)(from + 32))));
+            const __m256i lo = _mm256_load_si256((const void *)from);
+            const __m256i hi = _mm256_load_si256((const void *)(from + 32));
+
+            a = _mm256_add_epi8(a, _mm256_shuffle_epi8(bits, lo));
+            b = _mm256_add_epi8(b, _mm256_shuffle_epi8(bits, hi));
         }
         _mm256_storeu_si256((void *)sums, a);
         _mm256_storeu_si256((void *)(sums + 32), b);

@@ -31,33 +31,60 @@ static bool supports(const bb_conv_desc *desc) {
     return desc->max_weight <= 255;
 }
 
+/* clang-format off */
 /* The VEX form; assemblers take the AVX-512 one by default. */
 #define DOT(w, codes, sum) "%{vex%} vpdpbusd %%ymm" w ", %%ymm" codes ", %%ymm" sum "\n\t"
 #define PIXEL(p, codes, a, b)                                                                      \
-    "vpbroadcastd (%%" p ",%%rax), %%ymm" codes "\n\t" DOT("12", codes, a) DOT("13", codes, b)
+    "vpbroadcastd (%%" p ",%%rax), %%ymm" codes "\n\t"                                             \
+    DOT("12", codes, a)                                                                            \
+    DOT("13", codes, b)
 #define STORE(offset, a, next, b)                                                                  \
-    "vmovdqu %%ymm" a ", " offset "(%%rcx)\n\tvmovdqu %%ymm" b ", " next "(%%rcx)\n\t"
+    "vmovdqu %%ymm" a ", " offset "(%%rcx)\n\t"                                                    \
+    "vmovdqu %%ymm" b ", " next "(%%rcx)\n\t"
 
 BB_AVX2 static void loop(const loop_args *args) {
     __asm__ volatile(
-        "movq (%0), %%rsi\n\tmovq 8(%0), %%rdx\n\tmovq 24(%0), %%rbx\n\tmovq 32(%0), "
-        "%%r15\n\tmovq 40(%0), %%r14\n\t" BB_ASM_CLEAR ".p2align 4\n"
-        "1:\n\t" BB_ASM_POINTERS "xorl %%eax, %%eax\n\t"
+        "movq (%0), %%rsi\n\t"
+        "movq 8(%0), %%rdx\n\t"
+        "movq 24(%0), %%rbx\n\t"
+        "movq 32(%0), %%r15\n\t"
+        "movq 40(%0), %%r14\n\t"
+        BB_ASM_CLEAR
         ".p2align 4\n"
-        "2:\n\tvmovdqa (%%rdx), %%ymm12\n\tvmovdqa 32(%%rdx), %%ymm13\n\t" PIXEL(
-            "r8", "14", "0", "1") PIXEL("r9", "15", "2", "3") PIXEL("r10", "14", "4", "5")
-            PIXEL("r11", "15", "6", "7") PIXEL("r12", "14", "8", "9") PIXEL(
-                "r13", "15", "10",
-                "11") "prefetcht1 (%%r14)\n\taddq $64, %%r14\n\taddq $64, %%rdx\n\t"
-                      "addq $4, %%rax\n\tcmpq %%r15, %%rax\n\tjl 2b\n\t"
-                      "decq %%rbx\n\tjnz 1b\n\tmovq 16(%0), %%rcx\n\t" STORE("0", "0", "32", "1")
-                          STORE("256", "2", "288", "3") STORE("512", "4", "544", "5")
-                              STORE("768", "6", "800", "7") STORE("1024", "8", "1056", "9")
-                                  STORE("1280", "10", "1312", "11") "vzeroupper\n\t"
+    "1:\n\t" /* a segment */
+        BB_ASM_POINTERS
+        "xorl %%eax, %%eax\n\t"
+        ".p2align 4\n"
+    "2:\n\t"
+        "vmovdqa (%%rdx), %%ymm12\n\t"
+        "vmovdqa 32(%%rdx), %%ymm13\n\t"
+        PIXEL("r8", "14", "0", "1")
+        PIXEL("r9", "15", "2", "3")
+        PIXEL("r10", "14", "4", "5")
+        PIXEL("r11", "15", "6", "7")
+        PIXEL("r12", "14", "8", "9")
+        PIXEL("r13", "15", "10", "11")
+        "prefetcht1 (%%r14)\n\t"
+        "addq $64, %%r14\n\t"
+        "addq $64, %%rdx\n\t"
+        "addq $4, %%rax\n\t"
+        "cmpq %%r15, %%rax\n\t"
+        "jl 2b\n\t"
+        "decq %%rbx\n\t"
+        "jnz 1b\n\t"
+        "movq 16(%0), %%rcx\n\t"
+        STORE("0", "0", "32", "1")
+        STORE("256", "2", "288", "3")
+        STORE("512", "4", "544", "5")
+        STORE("768", "6", "800", "7")
+        STORE("1024", "8", "1056", "9")
+        STORE("1280", "10", "1312", "11")
+        "vzeroupper\n\t"
         :
         : "D"(args)
         : BB_ASM_CLOBBERS);
 }
+/* clang-format on */
 
 /** acc = 2*acc + parity*sum(u) for one block; the parity masks end it. */
 BB_AVX2 static void finish_halved(const bb_tile_job *job, int32_t block) {

@@ -34,14 +34,17 @@ static bool supports(const bb_conv_desc *desc) {
     return desc->max_weight <= 255;
 }
 
+/* clang-format off */
 #define CLEAR2(a, b)                                                                               \
-    "vpxord %%zmm" a ", %%zmm" a ", %%zmm" a "\n\tvpxord %%zmm" b ", %%zmm" b ", %%zmm" b "\n\t"
+    "vpxord %%zmm" a ", %%zmm" a ", %%zmm" a "\n\t"                                                \
+    "vpxord %%zmm" b ", %%zmm" b ", %%zmm" b "\n\t"
 #define CLEAR12                                                                                    \
-    CLEAR2("0", "1")                                                                               \
-    CLEAR2("2", "3") CLEAR2("4", "5") CLEAR2("6", "7") CLEAR2("8", "9") CLEAR2("10", "11")
+    CLEAR2("0", "1") CLEAR2("2", "3") CLEAR2("4", "5")                                             \
+    CLEAR2("6", "7") CLEAR2("8", "9") CLEAR2("10", "11")
 #define CLEAR24                                                                                    \
-    CLEAR12 CLEAR2("12", "13") CLEAR2("14", "15") CLEAR2("16", "17") CLEAR2("18", "19")            \
-        CLEAR2("20", "21") CLEAR2("22", "23")
+    CLEAR12                                                                                        \
+    CLEAR2("12", "13") CLEAR2("14", "15") CLEAR2("16", "17")                                       \
+    CLEAR2("18", "19") CLEAR2("20", "21") CLEAR2("22", "23")
 
 #define CODES(p) "vpbroadcastd (%%" p ",%%rax), %%zmm28\n\t"
 #define DOT(w, a) "vpdpbusd %%zmm" w ", %%zmm28, %%zmm" a "\n\t"
@@ -55,8 +58,9 @@ static bool supports(const bb_conv_desc *desc) {
 /* a = 2*a + (parity & sum), the window sum in zmm28, parity masks in zmm24-27. */
 #define SUM(offset) "vpbroadcastd " offset "(%%r15), %%zmm28\n\t"
 #define HALF(w, a)                                                                                 \
-    "vpandd %%zmm" w ", %%zmm28, %%zmm29\n\tvpaddd %%zmm" a ", %%zmm" a ", %%zmm" a                \
-    "\n\tvpaddd %%zmm29, %%zmm" a ", %%zmm" a "\n\t"
+    "vpandd %%zmm" w ", %%zmm28, %%zmm29\n\t"                                                      \
+    "vpaddd %%zmm" a ", %%zmm" a ", %%zmm" a "\n\t"                                                \
+    "vpaddd %%zmm29, %%zmm" a ", %%zmm" a "\n\t"
 #define HALF1(offset, a) SUM(offset) HALF("24", a)
 #define HALF2(offset, a, b) SUM(offset) HALF("24", a) HALF("25", b)
 #define HALF4(offset, a, b, c, d)                                                                  \
@@ -65,62 +69,102 @@ static bool supports(const bb_conv_desc *desc) {
 /* The parity masks lie where the weights end. */
 #define LOOP(clear, load, pixels, step_bytes, halves, store)                                       \
     __asm__ volatile(                                                                              \
-        "movq (%0), %%rsi\n\tmovq 8(%0), %%rdx\n\tmovq 24(%0), %%rbx\n\tmovq 32(%0), "             \
-        "%%r15\n\tmovq 40(%0), %%r14\n\t" clear ".p2align 4\n"                                     \
-        "1:\n\t" BB_ASM_POINTERS "xorl %%eax, %%eax\n\t"                                           \
+        "movq (%0), %%rsi\n\t"                                                                     \
+        "movq 8(%0), %%rdx\n\t"                                                                    \
+        "movq 24(%0), %%rbx\n\t"                                                                   \
+        "movq 32(%0), %%r15\n\t"                                                                   \
+        "movq 40(%0), %%r14\n\t"                                                                   \
+        clear                                                                                      \
         ".p2align 4\n"                                                                             \
-        "2:\n\t" load pixels "prefetcht1 (%%r14)\n\taddq $64, %%r14\n\taddq $" step_bytes          \
-        ", %%rdx\n\t"                                                                              \
+    "1:\n\t" /* a segment */                                                                       \
+        BB_ASM_POINTERS                                                                            \
+        "xorl %%eax, %%eax\n\t"                                                                    \
+        ".p2align 4\n"                                                                             \
+    "2:\n\t"                                                                                       \
+        load                                                                                       \
+        pixels                                                                                     \
+        "prefetcht1 (%%r14)\n\t"                                                                   \
+        "addq $64, %%r14\n\t"                                                                      \
+        "addq $" step_bytes ", %%rdx\n\t"                                                          \
         "addq $4, %%rax\n\t"                                                                       \
         "cmpq %%r15, %%rax\n\t"                                                                    \
         "jl 2b\n\t"                                                                                \
         "decq %%rbx\n\t"                                                                           \
         "jnz 1b\n\t"                                                                               \
-        "movq 48(%0), %%r15\n\ttestq %%r15, %%r15\n\tjz 3f\n\t" load halves                        \
-        "3:\n\tmovq 16(%0), %%rcx\n\t" store "vzeroupper\n\t"                                      \
+        "movq 48(%0), %%r15\n\t"                                                                   \
+        "testq %%r15, %%r15\n\t"                                                                   \
+        "jz 3f\n\t"                                                                                \
+        load                                                                                       \
+        halves                                                                                     \
+    "3:\n\t"                                                                                       \
+        "movq 16(%0), %%rcx\n\t"                                                                   \
+        store                                                                                      \
+        "vzeroupper\n\t"                                                                           \
         :                                                                                          \
         : "D"(args)                                                                                \
         : BB_ASM_CLOBBERS, BB_ASM_CLOBBERS_512)
 
+/* What each width loads for a step, does with a pixel's codes and sums, and stores. */
+#define LOAD_16 LOAD("0", "24")
+#define PIXELS_16                                                                                  \
+    PIXEL1("r8", "0")  PIXEL1("r9", "1")  PIXEL1("r10", "2")                                       \
+    PIXEL1("r11", "3") PIXEL1("r12", "4") PIXEL1("r13", "5")
+#define HALVES_16                                                                                  \
+    HALF1("0", "0")  HALF1("4", "1")  HALF1("8", "2")                                              \
+    HALF1("12", "3") HALF1("16", "4") HALF1("20", "5")
+#define STORES_16                                                                                  \
+    STORE("0", "0")   STORE("256", "1")  STORE("512", "2")                                         \
+    STORE("768", "3") STORE("1024", "4") STORE("1280", "5")
+
+#define LOAD_32 LOAD("0", "24") LOAD("64", "25")
+#define PIXELS_32                                                                                  \
+    PIXEL2("r8", "0", "1")  PIXEL2("r9", "2", "3")  PIXEL2("r10", "4", "5")                        \
+    PIXEL2("r11", "6", "7") PIXEL2("r12", "8", "9") PIXEL2("r13", "10", "11")
+#define HALVES_32                                                                                  \
+    HALF2("0", "0", "1")  HALF2("4", "2", "3")  HALF2("8", "4", "5")                               \
+    HALF2("12", "6", "7") HALF2("16", "8", "9") HALF2("20", "10", "11")
+#define STORES_32                                                                                  \
+    STORE("0", "0")     STORE("64", "1")                                                           \
+    STORE("256", "2")   STORE("320", "3")                                                          \
+    STORE("512", "4")   STORE("576", "5")                                                          \
+    STORE("768", "6")   STORE("832", "7")                                                          \
+    STORE("1024", "8")  STORE("1088", "9")                                                         \
+    STORE("1280", "10") STORE("1344", "11")
+
+#define LOAD_64 LOAD("0", "24") LOAD("64", "25") LOAD("128", "26") LOAD("192", "27")
+#define PIXELS_64                                                                                  \
+    PIXEL4("r8", "0", "1", "2", "3")                                                               \
+    PIXEL4("r9", "4", "5", "6", "7")                                                               \
+    PIXEL4("r10", "8", "9", "10", "11")                                                            \
+    PIXEL4("r11", "12", "13", "14", "15")                                                          \
+    PIXEL4("r12", "16", "17", "18", "19")                                                          \
+    PIXEL4("r13", "20", "21", "22", "23")
+#define HALVES_64                                                                                  \
+    HALF4("0", "0", "1", "2", "3")                                                                 \
+    HALF4("4", "4", "5", "6", "7")                                                                 \
+    HALF4("8", "8", "9", "10", "11")                                                               \
+    HALF4("12", "12", "13", "14", "15")                                                            \
+    HALF4("16", "16", "17", "18", "19")                                                            \
+    HALF4("20", "20", "21", "22", "23")
+#define STORES_64                                                                                  \
+    STORE("0", "0")     STORE("64", "1")    STORE("128", "2")   STORE("192", "3")                  \
+    STORE("256", "4")   STORE("320", "5")   STORE("384", "6")   STORE("448", "7")                  \
+    STORE("512", "8")   STORE("576", "9")   STORE("640", "10")  STORE("704", "11")                 \
+    STORE("768", "12")  STORE("832", "13")  STORE("896", "14")  STORE("960", "15")                 \
+    STORE("1024", "16") STORE("1088", "17") STORE("1152", "18") STORE("1216", "19")                \
+    STORE("1280", "20") STORE("1344", "21") STORE("1408", "22") STORE("1472", "23")
+/* clang-format on */
+
 BB_VNNI static void loop_16(const loop_args *args) {
-    LOOP(CLEAR12, LOAD("0", "24"),
-         PIXEL1("r8", "0") PIXEL1("r9", "1") PIXEL1("r10", "2") PIXEL1("r11", "3")
-             PIXEL1("r12", "4") PIXEL1("r13", "5"),
-         "64",
-         HALF1("0", "0") HALF1("4", "1") HALF1("8", "2") HALF1("12", "3") HALF1("16", "4")
-             HALF1("20", "5"),
-         STORE("0", "0") STORE("256", "1") STORE("512", "2") STORE("768", "3") STORE("1024", "4")
-             STORE("1280", "5"));
+    LOOP(CLEAR12, LOAD_16, PIXELS_16, "64", HALVES_16, STORES_16);
 }
 
 BB_VNNI static void loop_32(const loop_args *args) {
-    LOOP(CLEAR12, LOAD("0", "24") LOAD("64", "25"),
-         PIXEL2("r8", "0", "1") PIXEL2("r9", "2", "3") PIXEL2("r10", "4", "5")
-             PIXEL2("r11", "6", "7") PIXEL2("r12", "8", "9") PIXEL2("r13", "10", "11"),
-         "128",
-         HALF2("0", "0", "1") HALF2("4", "2", "3") HALF2("8", "4", "5") HALF2("12", "6", "7")
-             HALF2("16", "8", "9") HALF2("20", "10", "11"),
-         STORE("0", "0") STORE("64", "1") STORE("256", "2") STORE("320", "3") STORE("512", "4")
-             STORE("576", "5") STORE("768", "6") STORE("832", "7") STORE("1024", "8")
-                 STORE("1088", "9") STORE("1280", "10") STORE("1344", "11"));
+    LOOP(CLEAR12, LOAD_32, PIXELS_32, "128", HALVES_32, STORES_32);
 }
 
 BB_VNNI static void loop_64(const loop_args *args) {
-    LOOP(CLEAR24, LOAD("0", "24") LOAD("64", "25") LOAD("128", "26") LOAD("192", "27"),
-         PIXEL4("r8", "0", "1", "2", "3") PIXEL4("r9", "4", "5", "6", "7")
-             PIXEL4("r10", "8", "9", "10", "11") PIXEL4("r11", "12", "13", "14", "15")
-                 PIXEL4("r12", "16", "17", "18", "19") PIXEL4("r13", "20", "21", "22", "23"),
-         "256",
-         HALF4("0", "0", "1", "2", "3") HALF4("4", "4", "5", "6", "7")
-             HALF4("8", "8", "9", "10", "11") HALF4("12", "12", "13", "14", "15")
-                 HALF4("16", "16", "17", "18", "19") HALF4("20", "20", "21", "22", "23"),
-         STORE("0", "0") STORE("64", "1") STORE("128", "2") STORE("192", "3") STORE("256", "4")
-             STORE("320", "5") STORE("384", "6") STORE("448", "7") STORE("512", "8")
-                 STORE("576", "9") STORE("640", "10") STORE("704", "11") STORE("768", "12")
-                     STORE("832", "13") STORE("896", "14") STORE("960", "15") STORE("1024", "16")
-                         STORE("1088", "17") STORE("1152", "18") STORE("1216", "19")
-                             STORE("1280", "20") STORE("1344", "21") STORE("1408", "22")
-                                 STORE("1472", "23"));
+    LOOP(CLEAR24, LOAD_64, PIXELS_64, "256", HALVES_64, STORES_64);
 }
 
 static void block_tile(const bb_tile_job *job) {

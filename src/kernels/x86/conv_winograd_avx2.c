@@ -65,10 +65,12 @@ typedef struct loop_args {
     size_t point_bytes;             /* 48 */
 } loop_args;
 
+/* clang-format off */
 /* rsi: the bias of the point whose sums are in registers. */
 #define SET(at, half, a)                                                                           \
-    "vpmaddwd %1, %%ymm" a ", %%ymm" a "\n\tvpaddd " half "(%%rsi), %%ymm" a ", %%ymm" a           \
-    "\n\tvmovdqa %%ymm" a ", " at "+" half "(%%r15)\n\t"
+    "vpmaddwd %1, %%ymm" a ", %%ymm" a "\n\t"                                                      \
+    "vpaddd " half "(%%rsi), %%ymm" a ", %%ymm" a "\n\t"                                           \
+    "vmovdqa %%ymm" a ", " at "+" half "(%%r15)\n\t"
 #define ROWS "0", "64", "128", "192", "256", "320"
 #define FIRST(fold) BB_MADD_EXPAND(BB_MADD_STEP_FIRST, "vpmaddubsw", fold, ROWS)
 #define FOLD(fold) BB_MADD_EXPAND(BB_MADD_FOLD, fold, ROWS)
@@ -76,36 +78,67 @@ typedef struct loop_args {
 /** All points of six tiles: products[point][6][16]. */
 BB_AVX2 static void loop(const loop_args *args) {
     __asm__ volatile(
-        "movq (%0), %%r8\n\tmovq 8(%0), %%rcx\n\tmovq 16(%0), %%rsi\n\t"
-        "movq 24(%0), %%rbx\n\tmovq 32(%0), %%r15\n\t"
+        "movq (%0), %%r8\n\t"
+        "movq 8(%0), %%rcx\n\t"
+        "movq 16(%0), %%rsi\n\t"
+        "movq 24(%0), %%rbx\n\t"
+        "movq 32(%0), %%r15\n\t"
         "leaq 64(%%rsi), %%rdx\n\t"
-        "leaq (%%r8,%%rcx), %%r9\n\tleaq (%%r9,%%rcx), %%r10\n\tleaq (%%r10,%%rcx), %%r11\n\t"
-        "leaq (%%r11,%%rcx), %%r12\n\tleaq (%%r12,%%rcx), %%r13\n\t"
-        "xorl %%eax, %%eax\n\t" BB_ASM_CLEAR "jmp 6f\n\t"
+        "leaq (%%r8,%%rcx), %%r9\n\t"
+        "leaq (%%r9,%%rcx), %%r10\n\t"
+        "leaq (%%r10,%%rcx), %%r11\n\t"
+        "leaq (%%r11,%%rcx), %%r12\n\t"
+        "leaq (%%r12,%%rcx), %%r13\n\t"
+        "xorl %%eax, %%eax\n\t"
+        BB_ASM_CLEAR
+        "jmp 6f\n\t"
         ".p2align 4\n"
-        "1:\n\t" /* a chunk */
-        "movzwl 4(%%rbx), %%r14d\n\ttestl %%r14d, %%r14d\n\tjz 2f\n\t"
-        "addq 40(%0), %%rax\n\taddq $64, %%rdx\n\t"
-        "2:\n\tcmpw $0, 2(%%rbx)\n\tjne 3f\n\t" FIRST(
-            SET) "jmp 4f\n\t"
-                 "3:\n\t" FIRST(BB_MADD_ADD_16) "4:\n\t"
-                                                "testl %%r14d, %%r14d\n\tjz 7f\n\t"
-                                                "addq $384, %%r15\n\taddq 48(%0), %%rsi\n"
-                                                "7:\n\t" BB_MADD_NEXT
-                                                "addq $8, %%rbx\n\tdecl %%ecx\n\tjz 6f\n\t"
-                                                ".p2align 4\n"
-                                                "5:\n\t" BB_MADD_STEP("vpmaddubsw", "vpaddw")
-                                                    BB_MADD_NEXT
-        "decl %%ecx\n\tjnz 5b\n"
-        "6:\n\t"
-        "movzwl (%%rbx), %%ecx\n\ttestl %%ecx, %%ecx\n\tjnz 1b\n\t"
-        "cmpw $0, 2(%%rbx)\n\tjne 8f\n\t" FOLD(SET) "jmp 9f\n"
-                                                    "8:\n\t" FOLD(BB_MADD_ADD_16) "9:\n\t"
-                                                                                  "vzeroupper\n\t"
+    "1:\n\t" /* a chunk */
+        "movzwl 4(%%rbx), %%r14d\n\t"
+        "testl %%r14d, %%r14d\n\t"
+        "jz 2f\n\t"
+        "addq 40(%0), %%rax\n\t"
+        "addq $64, %%rdx\n\t"
+    "2:\n\t"
+        "cmpw $0, 2(%%rbx)\n\t"
+        "jne 3f\n\t"
+        FIRST(SET)
+        "jmp 4f\n\t"
+    "3:\n\t"
+        FIRST(BB_MADD_ADD_16)
+    "4:\n\t"
+        "testl %%r14d, %%r14d\n\t"
+        "jz 7f\n\t"
+        "addq $384, %%r15\n\t"
+        "addq 48(%0), %%rsi\n"
+    "7:\n\t"
+        BB_MADD_NEXT
+        "addq $8, %%rbx\n\t"
+        "decl %%ecx\n\t"
+        "jz 6f\n\t"
+        ".p2align 4\n"
+    "5:\n\t"
+        BB_MADD_STEP("vpmaddubsw", "vpaddw")
+        BB_MADD_NEXT
+        "decl %%ecx\n\t"
+        "jnz 5b\n"
+    "6:\n\t" /* the next chunk */
+        "movzwl (%%rbx), %%ecx\n\t"
+        "testl %%ecx, %%ecx\n\t"
+        "jnz 1b\n\t"
+        "cmpw $0, 2(%%rbx)\n\t"
+        "jne 8f\n\t"
+        FOLD(SET)
+        "jmp 9f\n"
+    "8:\n\t"
+        FOLD(BB_MADD_ADD_16)
+    "9:\n\t"
+        "vzeroupper\n\t"
         :
         : "D"(args), "m"(bb_words_of_one)
         : BB_ASM_CLOBBERS);
 }
+/* clang-format on */
 
 static void multiply(const bb_minimal_route *route, const bb_minimal_product *job) {
     const loop_args args = {job->codes,        route->code_stride,
@@ -152,9 +185,11 @@ INLINE void finish_with(const bb_minimal_finish *job, int c, bool halved) {
 
         /* four times the sum; halved: of half of it */
         y[i] = _mm256_srai_epi32(y[i], halved ? 1 : 2);
-        if (halved)
-            y[i] = add(y[i], _mm256_and_si256(
-                                 parity, _mm256_set1_epi32(job->sums[r * job->sums_stride + x])));
+        if (halved) {
+            const __m256i sum = _mm256_set1_epi32(job->sums[r * job->sums_stride + x]);
+
+            y[i] = add(y[i], _mm256_and_si256(parity, sum));
+        }
         _mm256_storeu_si256(
             (void *)(job->acc + r * job->row_ints + x * BB_MINIMAL_PIXEL + (size_t)c), y[i]);
     }

@@ -101,42 +101,77 @@ typedef struct loop_args {
     int64_t point_bytes;    /* 64: from the end of a tile's codes to those of the next point */
 } loop_args;
 
+/* clang-format off */
 /* Tile t: codes at the t-th of r8-r13 + rax, sums in zmm(4t) to zmm(4t+3). */
 #define TILE(from, to) "leaq (%%" from ",%%r15), %%" to "\n\t"
 #define BIAS                                                                                       \
-    "vmovdqa64 (%%rdx), %%zmm0\n\tvmovdqa64 64(%%rdx), %%zmm1\n\t"                                 \
-    "vmovdqa64 128(%%rdx), %%zmm2\n\tvmovdqa64 192(%%rdx), %%zmm3\n\taddq $256, %%rdx\n\t"
+    "vmovdqa64 (%%rdx), %%zmm0\n\t"                                                                \
+    "vmovdqa64 64(%%rdx), %%zmm1\n\t"                                                              \
+    "vmovdqa64 128(%%rdx), %%zmm2\n\t"                                                             \
+    "vmovdqa64 192(%%rdx), %%zmm3\n\t"                                                             \
+    "addq $256, %%rdx\n\t"
 #define START(a, b, c, d)                                                                          \
-    "vmovdqa64 %%zmm0, %%zmm" a "\n\tvmovdqa64 %%zmm1, %%zmm" b "\n\t"                             \
-    "vmovdqa64 %%zmm2, %%zmm" c "\n\tvmovdqa64 %%zmm3, %%zmm" d "\n\t"
+    "vmovdqa64 %%zmm0, %%zmm" a "\n\t"                                                             \
+    "vmovdqa64 %%zmm1, %%zmm" b "\n\t"                                                             \
+    "vmovdqa64 %%zmm2, %%zmm" c "\n\t"                                                             \
+    "vmovdqa64 %%zmm3, %%zmm" d "\n\t"
 #define WEIGHTS                                                                                    \
-    "vmovdqa64 (%%rdx), %%zmm24\n\tvmovdqa64 64(%%rdx), %%zmm25\n\t"                               \
-    "vmovdqa64 128(%%rdx), %%zmm26\n\tvmovdqa64 192(%%rdx), %%zmm27\n\t"
+    "vmovdqa64 (%%rdx), %%zmm24\n\t"                                                               \
+    "vmovdqa64 64(%%rdx), %%zmm25\n\t"                                                             \
+    "vmovdqa64 128(%%rdx), %%zmm26\n\t"                                                            \
+    "vmovdqa64 192(%%rdx), %%zmm27\n\t"
 #define DOT(p, a, b, c, d)                                                                         \
-    "vpbroadcastd (%%" p ",%%rax), %%zmm28\n\tvpdpbusd %%zmm24, %%zmm28, %%zmm" a "\n\t"           \
-    "vpdpbusd %%zmm25, %%zmm28, %%zmm" b "\n\tvpdpbusd %%zmm26, %%zmm28, %%zmm" c "\n\t"           \
+    "vpbroadcastd (%%" p ",%%rax), %%zmm28\n\t"                                                    \
+    "vpdpbusd %%zmm24, %%zmm28, %%zmm" a "\n\t"                                                    \
+    "vpdpbusd %%zmm25, %%zmm28, %%zmm" b "\n\t"                                                    \
+    "vpdpbusd %%zmm26, %%zmm28, %%zmm" c "\n\t"                                                    \
     "vpdpbusd %%zmm27, %%zmm28, %%zmm" d "\n\t"
 #define STORE(a, b, c, d)                                                                          \
-    "vmovdqu64 %%zmm" a ", (%%rcx)\n\tvmovdqu64 %%zmm" b ", (%%rcx,%%rsi)\n\t"                     \
-    "vmovdqu64 %%zmm" c ", (%%rcx,%%rsi,2)\n\tvmovdqu64 %%zmm" d ", (%%rcx,%%r14)\n\t"             \
+    "vmovdqu64 %%zmm" a ", (%%rcx)\n\t"                                                            \
+    "vmovdqu64 %%zmm" b ", (%%rcx,%%rsi)\n\t"                                                      \
+    "vmovdqu64 %%zmm" c ", (%%rcx,%%rsi,2)\n\t"                                                    \
+    "vmovdqu64 %%zmm" d ", (%%rcx,%%r14)\n\t"                                                      \
     "addq %%rbx, %%rcx\n\t"
 
 #define LOOP(tiles, start, dot, store)                                                             \
     __asm__ volatile(                                                                              \
-        "movq (%0), %%r8\n\tmovq 8(%0), %%rdx\n\tmovq 24(%0), %%r15\n\t" tiles                     \
+        "movq (%0), %%r8\n\t"                                                                      \
+        "movq 8(%0), %%rdx\n\t"                                                                    \
+        "movq 24(%0), %%r15\n\t"                                                                   \
+        tiles                                                                                      \
         "xorl %%eax, %%eax\n"                                                                      \
-        "1:\n\tmovq 48(%0), %%r14\n\t" BIAS start ".p2align 4\n"                                   \
-        "2:\n\t" WEIGHTS dot "prefetcht1 (%%r14)\n\tprefetcht1 64(%%r14)\n\t"                      \
-        "subq $-128, %%r14\n\taddq $256, %%rdx\n\taddq $4, %%rax\n\t"                              \
-        "cmpq %%r15, %%rax\n\tjl 2b\n\t"                                                           \
-        "movq %%r14, 48(%0)\n\tmovq 16(%0), %%rcx\n\tmovq 32(%0), %%rbx\n\t"                       \
-        "movq 40(%0), %%rsi\n\tleaq (%%rsi,%%rsi,2), %%r14\n\t" store                              \
-        "addq $64, 16(%0)\n\taddq 64(%0), %%rax\n\tmovq 24(%0), %%r15\n\taddq %%rax, %%r15\n\t"    \
-        "decq 56(%0)\n\tjnz 1b\n\t"                                                                \
+    "1:\n\t" /* a point */                                                                         \
+        "movq 48(%0), %%r14\n\t"                                                                   \
+        BIAS                                                                                       \
+        start                                                                                      \
+        ".p2align 4\n"                                                                             \
+    "2:\n\t"                                                                                       \
+        WEIGHTS                                                                                    \
+        dot                                                                                        \
+        "prefetcht1 (%%r14)\n\t"                                                                   \
+        "prefetcht1 64(%%r14)\n\t"                                                                 \
+        "subq $-128, %%r14\n\t"                                                                    \
+        "addq $256, %%rdx\n\t"                                                                     \
+        "addq $4, %%rax\n\t"                                                                       \
+        "cmpq %%r15, %%rax\n\t"                                                                    \
+        "jl 2b\n\t"                                                                                \
+        "movq %%r14, 48(%0)\n\t"                                                                   \
+        "movq 16(%0), %%rcx\n\t"                                                                   \
+        "movq 32(%0), %%rbx\n\t"                                                                   \
+        "movq 40(%0), %%rsi\n\t"                                                                   \
+        "leaq (%%rsi,%%rsi,2), %%r14\n\t"                                                          \
+        store                                                                                      \
+        "addq $64, 16(%0)\n\t"                                                                     \
+        "addq 64(%0), %%rax\n\t"                                                                   \
+        "movq 24(%0), %%r15\n\t"                                                                   \
+        "addq %%rax, %%r15\n\t"                                                                    \
+        "decq 56(%0)\n\t"                                                                          \
+        "jnz 1b\n\t"                                                                               \
         "vzeroupper\n\t"                                                                           \
         :                                                                                          \
         : "D"(args)                                                                                \
         : BB_ASM_CLOBBERS, BB_ASM_CLOBBERS_512)
+/* clang-format on */
 
 #define TILE2 TILE("r8", "r9")
 #define TILE3 TILE2 TILE("r9", "r10")
@@ -270,15 +305,17 @@ INLINE void finish_with(const bb_minimal_finish *job, bool halved, int outputs, 
                 p[x] = half[x][r];
             output(p, y);
             for (int x = 0; x < outputs; x++) {
+                int32_t *acc =
+                    job->acc + (size_t)r * job->row_ints + (ptrdiff_t)x * BB_MINIMAL_PIXEL + c;
+
                 y[x] = divide(y[x], outputs, halved);
-                if (halved)
-                    y[x] = add(y[x], _mm512_and_si512(
-                                         parity,
-                                         _mm512_set1_epi32(
-                                             job->sums[(size_t)r * job->sums_stride + (size_t)x])));
-                _mm512_storeu_si512(job->acc + (size_t)r * job->row_ints +
-                                        (ptrdiff_t)x * BB_MINIMAL_PIXEL + c,
-                                    y[x]);
+                if (halved) {
+                    const size_t at = (size_t)r * job->sums_stride + (size_t)x;
+                    const __m512i sum = _mm512_set1_epi32(job->sums[at]);
+
+                    y[x] = add(y[x], _mm512_and_si512(parity, sum));
+                }
+                _mm512_storeu_si512(acc, y[x]);
             }
         }
     }
@@ -333,14 +370,15 @@ static double cost(const bb_conv_desc *desc) {
            sums * desc->in_height * desc->in_width + packed / 24;
 }
 
-const bb_conv_kernel bb_conv_winograd_avx512 = {.name = "conv_winograd_avx512",
-                                                .cpu = BB_CPU_AVX2 | BB_CPU_AVX512 |
-                                                       BB_CPU_AVX512_VNNI,
-                                                .supports = supports,
-                                                .cost = cost,
-                                                .packed_size = packed_size,
-                                                .pack = pack,
-                                                .scratch_size = scratch_size,
-                                                .run = run};
+const bb_conv_kernel bb_conv_winograd_avx512 = {
+    .name = "conv_winograd_avx512",
+    .cpu = BB_CPU_AVX2 | BB_CPU_AVX512 | BB_CPU_AVX512_VNNI,
+    .supports = supports,
+    .cost = cost,
+    .packed_size = packed_size,
+    .pack = pack,
+    .scratch_size = scratch_size,
+    .run = run,
+};
 
 #endif

@@ -24,11 +24,14 @@ static const struct {
 #define BB_MADD_WEIGHTS "vmovdqa (%%rdx), %%ymm14\n\tvmovdqa 32(%%rdx), %%ymm15\n\t"
 #define BB_MADD_NEXT "addq $64, %%rdx\n\taddq $4, %%rax\n\t"
 
+/* clang-format off */
 /** add(acc, multiply(pixel, weights)) for one pixel. */
 #define BB_MADD_PIXEL(multiply, add, p, a, b)                                                      \
-    "vpbroadcastd (%%" p ",%%rax), %%ymm12\n\t" multiply " %%ymm14, %%ymm12, %%ymm13\n\t" multiply \
-    " %%ymm15, %%ymm12, %%ymm12\n\t" add " %%ymm13, %%ymm" a ", %%ymm" a "\n\t" add                \
-    " %%ymm12, %%ymm" b ", %%ymm" b "\n\t"
+    "vpbroadcastd (%%" p ",%%rax), %%ymm12\n\t"                                                    \
+    multiply " %%ymm14, %%ymm12, %%ymm13\n\t"                                                      \
+    multiply " %%ymm15, %%ymm12, %%ymm12\n\t"                                                      \
+    add " %%ymm13, %%ymm" a ", %%ymm" a "\n\t"                                                     \
+    add " %%ymm12, %%ymm" b ", %%ymm" b "\n\t"
 #define BB_MADD_STEP(multiply, add)                                                                \
     BB_MADD_WEIGHTS                                                                                \
     BB_MADD_PIXEL(multiply, add, "r8", "0", "1")                                                   \
@@ -40,8 +43,11 @@ static const struct {
 
 /** The first step of a chunk for one pixel: folds the last chunk, then starts anew. */
 #define BB_MADD_PIXEL_FIRST(multiply, fold, at, p, a, b)                                           \
-    "vpbroadcastd (%%" p ",%%rax), %%ymm12\n\t" fold(at, "0", a) fold(at, "32", b) multiply        \
-        " %%ymm14, %%ymm12, %%ymm" a "\n\t" multiply " %%ymm15, %%ymm12, %%ymm" b "\n\t"
+    "vpbroadcastd (%%" p ",%%rax), %%ymm12\n\t"                                                    \
+    fold(at, "0", a)                                                                               \
+    fold(at, "32", b)                                                                              \
+    multiply " %%ymm14, %%ymm12, %%ymm" a "\n\t"                                                   \
+    multiply " %%ymm15, %%ymm12, %%ymm" b "\n\t"
 /** at0..at5: byte offsets of the pixels' rows in the tile at r15. */
 #define BB_MADD_STEP_FIRST(multiply, fold, at0, at1, at2, at3, at4, at5)                           \
     BB_MADD_WEIGHTS                                                                                \
@@ -64,11 +70,14 @@ static const struct {
 /* Folds of one accumulator, `half` bytes into its pixel's row. 16-bit sums are widened with words
  * of 1: operand 1. */
 #define BB_MADD_SET_16(at, half, a)                                                                \
-    "vpmaddwd %1, %%ymm" a ", %%ymm" a "\n\tvmovdqu %%ymm" a ", " at "+" half "(%%r15)\n\t"
+    "vpmaddwd %1, %%ymm" a ", %%ymm" a "\n\t"                                                      \
+    "vmovdqu %%ymm" a ", " at "+" half "(%%r15)\n\t"
 #define BB_MADD_ADD_16(at, half, a)                                                                \
-    "vpmaddwd %1, %%ymm" a ", %%ymm" a "\n\tvpaddd " at "+" half "(%%r15), %%ymm" a ", %%ymm" a    \
-    "\n\tvmovdqu %%ymm" a ", " at "+" half "(%%r15)\n\t"
+    "vpmaddwd %1, %%ymm" a ", %%ymm" a "\n\t"                                                      \
+    "vpaddd " at "+" half "(%%r15), %%ymm" a ", %%ymm" a "\n\t"                                    \
+    "vmovdqu %%ymm" a ", " at "+" half "(%%r15)\n\t"
 #define BB_MADD_SET_32(at, half, a) "vmovdqu %%ymm" a ", " at "+" half "(%%r15)\n\t"
+/* clang-format on */
 
 /** Chunks of one block; the same for all blocks. */
 typedef struct bb_madd_chunk {
@@ -157,6 +166,7 @@ static inline bb_madd_args bb_madd_args_of(const bb_tile_job *job) {
 #define BB_MADD_ROWS "0", "256", "512", "768", "1024", "1280"
 #define BB_MADD_EXPAND(macro, ...) macro(__VA_ARGS__)
 
+/* clang-format off */
 /**
  * acc = sums of the blocks. first(set or add): a chunk's first step; step: any other;
  * set and add: folds. `before`: once.
@@ -165,53 +175,74 @@ static inline bb_madd_args bb_madd_args_of(const bb_tile_job *job) {
     __asm__ volatile(                                                                              \
         "movq 8(%0), %%rdx\n\t"                                                                    \
         "movq 24(%0), %%r15\n\t"                                                                   \
-        "movq 32(%0), %%r14\n\t" before BB_ASM_CLEAR "1:\n\t" /* a block */                        \
+        "movq 32(%0), %%r14\n\t"                                                                   \
+        before                                                                                     \
+        BB_ASM_CLEAR                                                                               \
+    "1:\n\t" /* a block */                                                                         \
         "movq (%0), %%rsi\n\t"                                                                     \
-        "movq 16(%0), %%rbx\n\t" BB_ASM_POINTERS "xorl %%eax, %%eax\n\t"                           \
+        "movq 16(%0), %%rbx\n\t"                                                                   \
+        BB_ASM_POINTERS                                                                            \
+        "xorl %%eax, %%eax\n\t"                                                                    \
         "movzwl (%%rbx), %%ecx\n\t"                                                                \
         "cmpq $0, 48(%0)\n\t"                                                                      \
-        "jne 2f\n\t" first(set) "jmp 3f\n\t"                                                       \
-                                "2:\n\t" first(add) "3:\n\t"                                       \
-                                                    "movq 24(%0), %%r15\n\t"                       \
-                                                    "addq $64, 24(%0)\n\t" BB_MADD_NEXT            \
-                                                    "addq $8, %%rbx\n\t"                           \
-                                                    "decl %%ecx\n\t"                               \
-                                                    "jz 6f\n\t"                                    \
-                                                    ".p2align 4\n"                                 \
-                                                    "4:\n\t" step BB_MADD_NEXT "decl %%ecx\n\t"    \
-                                                    "jnz 4b\n"                                     \
-                                                    "6:\n\t" /* the next chunk */                  \
-                                                    "movzwl (%%rbx), %%ecx\n\t"                    \
-                                                    "testl %%ecx, %%ecx\n\t"                       \
-                                                    "jz 9f\n\t"                                    \
-                                                    "cmpl $0, 4(%%rbx)\n\t"                        \
-                                                    "je 7f\n\t" BB_ASM_POINTERS                    \
-                                                    "xorl %%eax, %%eax\n"                          \
-                                                    "7:\n\t"                                       \
-                                                    "addq $8, %%rbx\n\t"                           \
-                                                    "cmpw $1, -6(%%rbx)\n\t"                       \
-                                                    "jb 4b\n\t"                                    \
-                                                    "jne 8f\n\t" first(set) BB_MADD_NEXT           \
+        "jne 2f\n\t"                                                                               \
+        first(set)                                                                                 \
+        "jmp 3f\n\t"                                                                               \
+    "2:\n\t"                                                                                       \
+        first(add)                                                                                 \
+    "3:\n\t"                                                                                       \
+        "movq 24(%0), %%r15\n\t"                                                                   \
+        "addq $64, 24(%0)\n\t"                                                                     \
+        BB_MADD_NEXT                                                                               \
+        "addq $8, %%rbx\n\t"                                                                       \
+        "decl %%ecx\n\t"                                                                           \
+        "jz 6f\n\t"                                                                                \
+        ".p2align 4\n"                                                                             \
+    "4:\n\t"                                                                                       \
+        step                                                                                       \
+        BB_MADD_NEXT                                                                               \
+        "decl %%ecx\n\t"                                                                           \
+        "jnz 4b\n"                                                                                 \
+    "6:\n\t" /* the next chunk */                                                                  \
+        "movzwl (%%rbx), %%ecx\n\t"                                                                \
+        "testl %%ecx, %%ecx\n\t"                                                                   \
+        "jz 9f\n\t"                                                                                \
+        "cmpl $0, 4(%%rbx)\n\t"                                                                    \
+        "je 7f\n\t"                                                                                \
+        BB_ASM_POINTERS                                                                            \
+        "xorl %%eax, %%eax\n"                                                                      \
+    "7:\n\t"                                                                                       \
+        "addq $8, %%rbx\n\t"                                                                       \
+        "cmpw $1, -6(%%rbx)\n\t"                                                                   \
+        "jb 4b\n\t"                                                                                \
+        "jne 8f\n\t"                                                                               \
+        first(set)                                                                                 \
+        BB_MADD_NEXT                                                                               \
         "decl %%ecx\n\t"                                                                           \
         "jnz 4b\n\t"                                                                               \
         "jmp 6b\n\t"                                                                               \
-        "8:\n\t" first(add) BB_MADD_NEXT                                                           \
+    "8:\n\t"                                                                                       \
+        first(add)                                                                                 \
+        BB_MADD_NEXT                                                                               \
         "decl %%ecx\n\t"                                                                           \
         "jnz 4b\n\t"                                                                               \
         "jmp 6b\n\t"                                                                               \
-        "9:\n\t"                                                                                   \
+    "9:\n\t"                                                                                       \
         "addq 40(%0), %%rdx\n\t"                                                                   \
         "decq %%r14\n\t"                                                                           \
         "jnz 1b\n\t"                                                                               \
         "cmpq $0, 48(%0)\n\t"                                                                      \
-        "jne 10f\n\t" BB_MADD_EXPAND(                                                              \
-            BB_MADD_FOLD, set, BB_MADD_ROWS) "jmp 11f\n"                                           \
-                                             "10:\n\t" BB_MADD_EXPAND(                             \
-                                                 BB_MADD_FOLD, add, BB_MADD_ROWS) "11:\n\t"        \
-                                                                                  "vzeroupper\n\t" \
+        "jne 10f\n\t"                                                                              \
+        BB_MADD_EXPAND(BB_MADD_FOLD, set, BB_MADD_ROWS)                                            \
+        "jmp 11f\n"                                                                                \
+    "10:\n\t"                                                                                      \
+        BB_MADD_EXPAND(BB_MADD_FOLD, add, BB_MADD_ROWS)                                            \
+    "11:\n\t"                                                                                      \
+        "vzeroupper\n\t"                                                                           \
         :                                                                                          \
         : "D"(args), "m"(bb_words_of_one)                                                          \
         : BB_ASM_CLOBBERS)
+/* clang-format on */
 
 #endif
 #endif
