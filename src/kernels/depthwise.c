@@ -129,8 +129,7 @@ void bb_depthwise_run(const bb_conv_desc *desc, const bb_depthwise_route *route,
         point_taps(&f, row.y);
         for (int32_t b = 0; b < blocks; b++) {
             row.c0 = b * route->block;
-            row.channels = desc->out_channels - row.c0 < route->block ? desc->out_channels - row.c0
-                                                                      : route->block;
+            row.channels = bb_min32(desc->out_channels - row.c0, route->block);
             row.weights = (const uint8_t *)packed + (size_t)b * route->block_bytes;
             route->row(&row);
         }

@@ -206,8 +206,8 @@ BB_AVX2 static void row_bytes(const bb_depthwise_row *row) {
             halves s = {zero, zero};
             for (; i < last; i++) {
                 const uint8_t *const *tap = row->taps + (ptrdiff_t)2 * i;
-                s = add(s, products(interleave(load(tap[0] + at), load(tap[2 * i + 1 < taps] + at)),
-                                    row->weights, i));
+                const halves pair = interleave(load(tap[0] + at), load(tap[2 * i + 1 < taps] + at));
+                s = add(s, products(pair, row->weights, i));
             }
             sum = add32(sum, widen(s));
         }
@@ -301,9 +301,8 @@ BB_AVX2 static void row_words(const bb_depthwise_row *row) {
         quarters sum = no_words();
         for (int32_t i = 0; i < pairs; i++) {
             const uint8_t *const *tap = row->taps + (ptrdiff_t)2 * i;
-            sum = add_products(
-                sum, to_words(interleave(load(tap[0] + at), load(tap[2 * i + 1 < taps] + at))),
-                row->weights, i);
+            const halves pair = interleave(load(tap[0] + at), load(tap[2 * i + 1 < taps] + at));
+            sum = add_products(sum, to_words(pair), row->weights, i);
         }
         finish_words(row, x, sum);
     }

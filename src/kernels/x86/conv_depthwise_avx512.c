@@ -292,14 +292,15 @@ static double cost(const bb_conv_desc *desc) {
 
 BB_DEPTHWISE_FUNCTIONS(route_of)
 
-const bb_conv_kernel bb_conv_depthwise_avx512 = {.name = "conv_depthwise_avx512",
-                                                 .cpu = BB_CPU_AVX2 | BB_CPU_AVX512 |
-                                                        BB_CPU_AVX512_VNNI,
-                                                 .supports = supports,
-                                                 .cost = cost,
-                                                 .packed_size = packed_size,
-                                                 .pack = pack,
-                                                 .scratch_size = bb_depthwise_scratch_size,
-                                                 .run = run};
+const bb_conv_kernel bb_conv_depthwise_avx512 = {
+    .name = "conv_depthwise_avx512",
+    .cpu = BB_CPU_AVX2 | BB_CPU_AVX512 | BB_CPU_AVX512_VNNI,
+    .supports = supports,
+    .cost = cost,
+    .packed_size = packed_size,
+    .pack = pack,
+    .scratch_size = bb_depthwise_scratch_size,
+    .run = run,
+};
 
 #endif

@@ -150,14 +150,16 @@ static void put(const bb_conv_route *route, uint8_t *block, int32_t lane, int32_
 
 BB_WALK_FUNCTIONS(route_of, put)
 
-const bb_conv_kernel bb_conv_xnor_avx2 = {.name = "conv_xnor_avx2",
-                                          .cpu = BB_CPU_AVX2,
-                                          .supports = supports,
-                                          .cost = cost_avx2,
-                                          .packed_size = packed_size,
-                                          .pack = pack,
-                                          .scratch_size = scratch_size,
-                                          .run = run};
+const bb_conv_kernel bb_conv_xnor_avx2 = {
+    .name = "conv_xnor_avx2",
+    .cpu = BB_CPU_AVX2,
+    .supports = supports,
+    .cost = cost_avx2,
+    .packed_size = packed_size,
+    .pack = pack,
+    .scratch_size = scratch_size,
+    .run = run,
+};
 
 enum { WIDE_PIXELS = 6 };
 
@@ -243,14 +245,15 @@ static double cost_avx512(const bb_conv_desc *desc) {
     return cost_of(desc, 0.73, 2.6, 6 * tiles);
 }
 
-const bb_conv_kernel bb_conv_xnor_avx512 = {.name = "conv_xnor_avx512",
-                                            .cpu =
-                                                BB_CPU_AVX2 | BB_CPU_AVX512 | BB_CPU_AVX512_POPCNT,
-                                            .supports = supports,
-                                            .cost = cost_avx512,
-                                            .packed_size = packed_size,
-                                            .pack = pack,
-                                            .scratch_size = scratch_avx512,
-                                            .run = run_avx512};
+const bb_conv_kernel bb_conv_xnor_avx512 = {
+    .name = "conv_xnor_avx512",
+    .cpu = BB_CPU_AVX2 | BB_CPU_AVX512 | BB_CPU_AVX512_POPCNT,
+    .supports = supports,
+    .cost = cost_avx512,
+    .packed_size = packed_size,
+    .pack = pack,
+    .scratch_size = scratch_avx512,
+    .run = run_avx512,
+};
 
 #endif
