@@ -58,22 +58,24 @@ bench-report: ## tables and plots of docs/benchmarks.md from the measured files
 	scripts/bench-report.py --build $(BUILD)
 
 train-cifar: all ## the CIFAR-10 training table, in the background, resumable (CIFAR10_TRAIN, CIFAR10_TEST, MINUTES)
+	$(if $(and $(CIFAR10_TRAIN),$(CIFAR10_TEST)),,$(error CIFAR10_TRAIN=FOLDER and CIFAR10_TEST=FOLDER are needed))
 	@mkdir -p build/train
 	nohup scripts/train-cifar.sh $(BUILD) $(MINUTES) >>build/train/cifar.log 2>&1 & \
 		echo "training in the background: build/train/cifar.log"
 
 THREADS ?= 1
 results-best: all ## the --effort best rows of docs/results.md, in the background, resumable (DATA, THREADS)
-	@mkdir -p $(BUILD)/results
+	$(if $(DATA),,$(error DATA=FOLDER is needed))
+	@mkdir -p build/results
 	nohup nice -n 19 scripts/results.py --data $(DATA) --effort-best --threads $(THREADS) \
-		--bitbranch $(BUILD)/tools/bitbranch >>$(BUILD)/results/best.log 2>&1 & \
-		echo "quantizing in the background: $(BUILD)/results/best.log"
+		--bitbranch $(BUILD)/tools/bitbranch >>build/results/best.log 2>&1 & \
+		echo "quantizing in the background: build/results/best.log"
 
 check-sanitize: | deps ## the tests under AddressSanitizer and UBSan, in $(BUILD)-asan
 	[ -e $(BUILD)-asan/build.ninja ] || meson setup $(BUILD)-asan --buildtype debugoptimized \
 		-Db_sanitize=address,undefined -Db_lundef=false $(MESON_FLAGS)
 	ninja -C $(BUILD)-asan
-	scripts/check.sh $(BUILD)-asan --no-suite slow --timeout-multiplier 5
+	scripts/check.sh $(BUILD)-asan --timeout-multiplier 5
 
 check-format: ## clang-format would change nothing
 	git ls-files '*.c' '*.h' | xargs clang-format --dry-run --Werror

@@ -6,7 +6,7 @@ range and U8U8 static quantization), at 1 and 2 threads.
     scripts/bench-networks.py --data FOLDER [--isa avx2] [--rounds 30] [--only resnet18]
 
 Every contender is a process of its own that waits for its turn. A turn is a block of runs in a
-loop, about 25 ms long, after one untimed block that wakes its threads; a round is one turn each, so
+loop, about 25 ms long, after an untimed quarter of one that wakes its threads; a round is one turn each, so
 that noise on the machine hits all alike. Both engines spin or wait as they do by default, but a
 process is stopped until its turn: ONNX Runtime's threads spin on for tens of milliseconds, which
 would take a processor away from whoever comes next.
@@ -154,7 +154,7 @@ def quantized_model(args, onnx, calib, bits, out):
     return path
 
 
-def source(args, root, name, out):
+def source(args, root, name):
     stem, calib = NETWORKS[name]
     if stem is None:
         return root / "examples/fashion-mnist/fashion.onnx", calib
@@ -165,7 +165,7 @@ def source(args, root, name, out):
 
 
 def contenders_of(args, root, name, threads, out, rival_env):
-    onnx, calib = source(args, root, name, out)
+    onnx, calib = source(args, root, name)
     plain = onnx
     if onnx.suffix == ".gz":
         plain = out / onnx.stem
@@ -196,12 +196,16 @@ def same_results(who, path, env):
 
 
 def measure(args, root, name, threads, out, rival_env):
-    contenders = list(contenders_of(args, root, name, threads, out, rival_env))
-    for _ in range(args.rounds):
+    contenders = []
+    try:
+        for c in contenders_of(args, root, name, threads, out, rival_env):
+            contenders.append(c)
+        for _ in range(args.rounds):
+            for c in contenders:
+                c.turn()
+    finally: # a stopped process would stay for ever
         for c in contenders:
-            c.turn()
-    for c in contenders:
-        c.close()
+            c.close()
     return {c.name: 1e3 * statistics.median(c.seconds) for c in contenders}
 
 
@@ -230,7 +234,8 @@ def main():
     root = pathlib.Path(__file__).resolve().parent.parent
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=pathlib.Path, default=root.parent / "shared/data")
+    parser.add_argument("--data", type=pathlib.Path,
+                        default=os.environ.get("BITBRANCH_DATA", root.parent / "shared/data"))
     parser.add_argument("--build", type=pathlib.Path, default=root / "build")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--only", action="append")
@@ -242,6 +247,10 @@ def main():
     rows = []
     print("| network | threads | bits | ms | x ORT int8 | x ORT float32 |\n|---|--:|---|--:|--:|--:|")
     for name in args.only or NETWORKS:
+        onnx = source(args, root, name)[0]
+        if not onnx.exists():
+            print(f"{name}: skipped, no {onnx}", file=sys.stderr)
+            continue
         for threads in (1, 2):
             for row in rows_of(name, threads, measure(args, root, name, threads, out, rival_env)):
                 rows.append(row)

@@ -10,7 +10,7 @@ code=$?
 python3 - "$build/meson-logs/testlog.json" <<'P'
 import collections, json, re, sys
 counts = collections.Counter()
-skipped = []
+skipped, single = [], []
 for line in open(sys.argv[1]):
     test = json.loads(line)
     counts[test["result"]] += 1
@@ -18,11 +18,12 @@ for line in open(sys.argv[1]):
         skipped.append(test["name"])
     # Single tests of a program that passes (cmocka).
     parts = re.findall(r"^\[  SKIPPED \] (\w+)$", test.get("stdout", "") + test.get("stderr", ""), re.M)
-    skipped += [f"{test['name']}: {part}" for part in dict.fromkeys(parts)]
-for name in skipped:
+    single += [f"{test['name']}: {part}" for part in dict.fromkeys(parts)]
+for name in skipped + single:
     print("skipped:", name)
 good = counts["OK"] + counts["EXPECTEDFAIL"]
 bad = sum(counts.values()) - good - counts["SKIP"]
-print(f"{good} passed, {bad} failed, {len(skipped)} skipped")
+within = f", and {len(single)} single cases of those that passed" if single else ""
+print(f"{good} passed, {bad} failed, {len(skipped)} skipped{within}")
 P
 exit $code

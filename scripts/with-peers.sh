@@ -7,6 +7,7 @@ venv=$1/peers-venv
 shift
 if [ ! -x "$venv/bin/python" ]; then
     python3 -m venv "$venv" || { echo "needs the Debian package python3-venv" >&2; exit 1; }
-    "$venv/bin/pip" install -q onnx onnxruntime numpy
+    # Half an environment would be taken for a whole one the next time.
+    "$venv/bin/pip" install -q onnx onnxruntime numpy || { rm -rf "$venv"; exit 1; }
 fi
 exec "$venv/bin/python" "$@"

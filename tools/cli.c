@@ -26,7 +26,7 @@ int cli_usage_error(const char *verb, const char *fmt, ...) {
 
 int cli_failed(const char *verb, const bb_error *err) {
     fflush(stdout);
-    fprintf(stderr, "bitbranch %s: %s\n", verb, err->message);
+    fprintf(stderr, "bitbranch %s: %s\n", verb, cli_text(err->message));
     return EXIT_FAILED;
 }
 

@@ -8,6 +8,9 @@
 #include <stdbool.h>
 #include <stdio.h>
 
+/** Lets the compiler check a format, argument `at`, and those behind it. */
+#define CLI_PRINTF(at) __attribute__((format(printf, at, (at) + 1)))
+
 /** Exit codes of the command. */
 enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
@@ -59,14 +62,15 @@ typedef struct cli_args {
 /** Parses argv[2..]; false after a message on stderr (the caller then returns EXIT_USAGE). */
 bool cli_parse(const cli_spec *spec, int argc, char **argv, cli_args *args);
 /** Prints "bitbranch VERB: message" and returns EXIT_USAGE. */
-int cli_usage_error(const char *verb, const char *fmt, ...);
+int cli_usage_error(const char *verb, const char *fmt, ...) CLI_PRINTF(2);
 /** Prints "bitbranch VERB: message" of err and returns EXIT_FAILED. */
 int cli_failed(const char *verb, const bb_error *err);
 /** Fills err and returns `status`. */
-bb_status cli_error(bb_error *err, bb_status status, const char *fmt, ...);
+bb_status cli_error(bb_error *err, bb_status status, const char *fmt, ...) CLI_PRINTF(3);
 /** Puts "what: " before the message of a failure that is being passed on; returns `status`. */
 bb_status cli_prefix(bb_error *err, bb_status status, const char *what);
-/** IO where no file can be created at `path`: asked before the work that would be lost. */
+/** IO where no file can be created at `path`, INVALID_ARGUMENT where that is too long: asked before
+ *  the work that would be lost. */
 bb_status cli_check_output(const char *path, bb_error *err);
 /** Makes the folder unless it is there. */
 bb_status cli_make_folder(const char *path, bb_error *err);
@@ -100,18 +104,18 @@ typedef struct cli_table {
 /** titles: "name" or ">number" for right-aligned columns; NULL-terminated. */
 void cli_table_init(cli_table *table, const char *const *titles);
 /** Appends one cell; rows fill from left to right. Made printable, cut at CLI_CELL_SIZE. */
-void cli_table_cell(cli_table *table, const char *fmt, ...);
+void cli_table_cell(cli_table *table, const char *fmt, ...) CLI_PRINTF(2);
 void cli_table_print(const cli_table *table, cli_format format, FILE *out);
 void cli_table_free(cli_table *table);
 
 /** Text from files, for a terminal: control characters, which may move its cursor or worse, become
- *  '?'; cut after some thousand bytes. In a rotating static buffer of four.
- */
+ *  '?'; cut after some thousand bytes. In one of four static buffers, which this function,
+ * cli_bytes and cli_count take in turn. */
 const char *cli_text(const char *text);
 /** One cell of a CSV line, in quotes where it needs them. */
 void cli_csv_cell(const char *text, FILE *out);
 
-/** "6.3 MB", "512 B" (decimal units), in a rotating static buffer of four. */
+/** "6.3 MB", "512 B" (decimal units), in one of those buffers. */
 const char *cli_bytes(unsigned long long bytes);
 /** "1.82 G", "41.3 M". */
 const char *cli_count(unsigned long long count);

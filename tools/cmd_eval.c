@@ -75,7 +75,7 @@ static void print_scores(const cli_net *net, const bb_dataset *data, bool compar
                          const scores *s) {
     const bb_accuracy *a = &s->accuracy;
     const bb_paired *p = &s->paired;
-    printf("%s, %s split '%s', %zu images\n", net_bits(net), bb_dataset_kind(data),
+    printf("%s, %s split '%s', %zu images\n", cli_text(net_bits(net)), bb_dataset_kind(data),
            bb_dataset_split(data), a->images);
     printf("  top-1      %.2f %% (%zu)\n", percent(a->top1, a->images), a->top1);
     printf("  top-5      %.2f %% (%zu)\n", percent(a->top5, a->images), a->top5);

@@ -193,7 +193,7 @@ int cmd_train(int argc, char **argv) {
         if (!strchr(a.variables.items[i], '='))
             return cli_usage_error("train", "--set takes NAME=VALUE, not '%s'",
                                    a.variables.items[i]);
-    if (!cli_choice("train", "precision", a.precision_name, precisions, &precision))
+    if (!cli_choice("train", "--precision", a.precision_name, precisions, &precision))
         return EXIT_USAGE;
     a.precision = (bb_precision)precision;
     return train(&a, args.positional[0]);

@@ -277,7 +277,7 @@ static bb_status verify(const cli_args *args, const verify_arguments *a, bb_erro
         if (float_net)
             print_sqnr(&tensors);
         printf("%s: engine (%s, %zu threads) == reference, %zu tensors on %zu %s, bit for bit\n",
-               net_bits(&net), bb_engine_cpu(net.engine), a->net.threads, tensors.n, n,
+               cli_text(net_bits(&net)), bb_engine_cpu(net.engine), a->net.threads, tensors.n, n,
                data ? "images" : "random images");
     }
     recording_free(&tensors);

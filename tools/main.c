@@ -38,9 +38,11 @@ static void print_usage(FILE *out) {
 
 /* Output that did not arrive (full disk, closed pipe) is failed work. */
 static int finish(int code) {
+    errno = 0;
     if (fflush(stdout) == 0 && !ferror(stdout))
         return code;
-    fprintf(stderr, "bitbranch: cannot write the output: %s\n", strerror(errno));
+    fprintf(stderr, "bitbranch: cannot write the output%s%s\n", errno ? ": " : "",
+            errno ? strerror(errno) : ""); /* an earlier write failed: its reason is lost */
     return code == EXIT_DONE ? EXIT_FAILED : code;
 }
 

@@ -8,11 +8,18 @@ static bool continues_character(char byte) {
     return ((unsigned char)byte & 0xc0) == 0x80;
 }
 
+/* U+0080 to U+009F: some terminals obey them. */
+static bool is_c1_control(const char *c) {
+    return (unsigned char)c[0] == 0xc2 && ((unsigned char)c[1] & 0xe0) == 0x80;
+}
+
 /* Control characters become '?'; a UTF-8 character cut at the end goes. */
 static void make_printable(char *text) {
     char *c = text;
     for (; *c; c++)
-        if ((unsigned char)*c < 0x20 || *c == 0x7f)
+        if (is_c1_control(c))
+            c[0] = c[1] = '?';
+        else if ((unsigned char)*c < 0x20 || *c == 0x7f)
             *c = '?';
     char *last = c;
     while (last > text && c - last < 4 && continues_character(last[-1]))
@@ -71,7 +78,7 @@ static size_t column_width(const cli_table *table, size_t column) {
 }
 
 void cli_csv_cell(const char *text, FILE *out) {
-    if (!strpbrk(text, ",\"\n")) {
+    if (!strpbrk(text, ",\"\r\n")) {
         fputs(text, out);
         return;
     }

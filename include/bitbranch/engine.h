@@ -20,11 +20,13 @@ typedef struct bb_context bb_context;
 
 typedef struct bb_engine_options {
     size_t struct_size;
-    size_t threads;        /**< 0 = one */
-    const char *cpu;       /**< "ref", "avx2", ... limits the instruction set; NULL = best */
-    const char *kernel;    /**< kernel to use wherever it supports the layer; NULL = chooser */
-    size_t profile;        /**< index in the model */
-    int32_t input_dims[4]; /**< N, H, W, C of input 0; 0 = what the file says, N then 1 */
+    size_t threads;     /**< 0 = one */
+    const char *cpu;    /**< "ref", "avx2", ... limits the instruction set; NULL = best */
+    const char *kernel; /**< kernel to use wherever it supports the layer; NULL = chooser */
+    size_t profile;     /**< index in the model */
+    /** N, H, W, C of input 0; 0 = what the file says, N then 1. N also of other inputs whose batch
+     *  the file leaves open. */
+    int32_t input_dims[4];
     /** 1: worker threads sleep whenever they have nothing to do, and run on whichever processor
      *  the system puts them. Else they watch for work during a run (and 50 microseconds after
      *  it), off the caller's processor. Environment variable BITBRANCH_PASSIVE=1: the same. */
@@ -106,7 +108,8 @@ BB_API void bb_context_destroy(bb_context *context); /**< NULL is fine */
 
 /**
  * Runs once; allocates nothing. inputs[i] and outputs[i] point to bb_tensor_desc.bytes bytes laid
- * out as bb_engine_input/output say. An input given as F32 NCHW: see bb_context_run_f32.
+ * out as bb_engine_input/output say; outputs must not overlap inputs, and after an error what they
+ * hold is undefined. An input given as F32 NCHW: see bb_context_run_f32.
  */
 BB_API bb_status bb_context_run(bb_context *context, const void *const *inputs,
                                 void *const *outputs, bb_error *err);

@@ -32,8 +32,9 @@ typedef struct bb_quantize_options {
     const bb_layer_bits *layers; /**< overrides, later ones win */
     size_t n_layers;
     uint32_t residual_bits; /**< 8..16, default 8 */
-    /** Sizes of the input, in its own order, for those that the graph leaves open; 0 = none given.
-     *  The first one, images at once, is 1 where it is open. */
+    /** Sizes of the input, in its own order, for those that the graph leaves open; below 1: none
+     *  given. The first is not read: images are taken one at a time. Nor does bb_import_quantized
+     *  read any. */
     int64_t input_dims[4];
     bb_effort effort;
     uint64_t seed;
@@ -86,7 +87,8 @@ BB_API void bb_quantize_report_free(bb_quantize_report *report);
 
 /** Quantizes at options->profiles. One call at a time in a process: it sets how many threads
  *  OpenBLAS uses while it runs. The same input gives the same bytes at any thread count
- *  (BB_EFFORT_BEST: at the same thread count). report may be NULL. */
+ *  (BB_EFFORT_BEST: at the same thread count, on processors that both have or lack AVX512-BF16).
+ * report may be NULL. */
 BB_API bb_status bb_quantize(const bb_graph *graph, const bb_quantize_options *options,
                              bb_calibration_fn calibration, void *user, size_t count,
                              bb_model **model, bb_quantize_report *report, bb_error *err);

@@ -38,7 +38,7 @@ typedef struct bb_train_event {
 /** Non-zero: write a checkpoint and stop. */
 typedef int (*bb_train_fn)(void *user, const bb_train_event *event);
 
-/** In what convolutions multiply while training; sums and all else are f32. */
+/** Format of the numbers that convolutions multiply in training; sums and all else are f32. */
 typedef enum bb_precision { BB_PRECISION_F32, BB_PRECISION_BF16 } bb_precision;
 
 typedef struct bb_train_options {
@@ -46,11 +46,13 @@ typedef struct bb_train_options {
     const char *out;              /**< folder for results; NULL = as the config says */
     const char *const *variables; /**< "NAME=value" for ${NAME} in the config's paths */
     size_t n_variables;
-    size_t threads;         /**< 0 = one. Other numbers give other roundings */
-    double max_minutes;     /**< then a checkpoint is written; 0 = as the config says */
-    int restart;            /**< begin anew even where there is a checkpoint */
-    const char *restart_at; /**< train again from this stage on, keep those before it; or NULL */
-    bb_train_fn progress;   /**< may be NULL */
+    size_t threads;     /**< 0 = one. Other numbers give other roundings */
+    double max_minutes; /**< then a checkpoint is written; 0 = as the config says */
+    int restart;        /**< begin anew even where there is a checkpoint */
+    /** Train this stage and those behind it again, keep those before it; or NULL. INVALID_ARGUMENT
+     *  where there is no such stage or one before it is not trained yet (after `restart`: any). */
+    const char *restart_at;
+    bb_train_fn progress; /**< may be NULL */
     void *progress_user;
     bb_precision precision; /**< BF16: UNSUPPORTED where the processor has no AVX512-BF16 */
 } bb_train_options;

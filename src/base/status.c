@@ -37,10 +37,13 @@ const char *bb_status_string(bb_status status) {
 }
 
 /* One line of UTF-8 on a terminal: names come from untrusted files and may have been cut at the
- * message's end, so control bytes and what is no UTF-8 become '?'. */
+ * message's end, so control characters (those of U+0080 to U+009F too) and what is no UTF-8 become
+ * '?'. */
 static void make_printable(char *text) {
     for (char *c = text; *c; c++)
-        if ((unsigned char)*c < 0x20 || *c == 0x7f)
+        if ((unsigned char)c[0] == 0xc2 && ((unsigned char)c[1] & 0xe0) == 0x80)
+            c[0] = c[1] = '?';
+        else if ((unsigned char)*c < 0x20 || *c == 0x7f)
             *c = '?';
     for (text += bb_utf8_prefix(text); *text; text += bb_utf8_prefix(text))
         *text++ = '?';

@@ -55,7 +55,8 @@ static bb_status bind_shapes(const bb_engine *engine, const int32_t dims[4], bb_
         return bb_fail_memory(err, "the input dimensions");
     memcpy(inputs[0], dims, sizeof(inputs[0]));
     for (size_t i = 1; i < engine->model->n_inputs; i++)
-        inputs[i][DIM_N] = dims[DIM_N];
+        if (engine->model->tensors[engine->model->inputs[i]].dims[DIM_N] < 0)
+            inputs[i][DIM_N] = dims[DIM_N];
     const bb_status status = bb_model_bind(engine->model, (const int32_t(*)[4])inputs, shapes, err);
     bb_free(inputs);
     return status;

@@ -78,6 +78,12 @@ typedef struct bb_conv_pool {
     int tensor[BB_MAX_NODE_OUTPUTS]; /**< pooled output i */
 } bb_conv_pool;
 
+/** Scratch for the convolved rows of one output. Whole cache lines: the next output's elements may
+ *  be wider than this one's. */
+static inline size_t bb_pool_rows_bytes(const bb_conv_pool *pool, size_t row_bytes) {
+    return ((size_t)pool->rows * row_bytes + 63) / 64 * 64;
+}
+
 typedef struct bb_conv_plan {
     size_t n_blocks;
     bb_conv_block *blocks;

@@ -45,7 +45,8 @@ static int32_t merge_images(bb_conv_desc *d, int32_t images) {
     if (d->in_height == 1 && width == 1)
         for (int32_t w = 1; w <= ROW_MAX; w++)
             width = images % w == 0 ? w : width;
-    const int32_t height = images * d->in_height * d->in_width / width; /* pixels <= 2^30 */
+    const int32_t height =
+        images * d->in_height * d->in_width / width; /* <= INT32_MAX, as all elements */
     d->in_height = d->out_height = height;
     d->in_width = d->out_width = width;
     return 1;
@@ -172,7 +173,11 @@ static bb_status plan_pools(bb_engine *engine, bb_plan_node *plan, bb_error *err
     pool->strip = (pool->out_height + strips - 1) / strips;
     pool->rows = (int32_t)(fit < least ? least : fit > (size_t)first->h ? (size_t)first->h : fit);
     pool->line_bytes = (first->row * sizeof(uint16_t) + 63) / 64 * 64;
-    pool->bytes = pool->line_bytes + ((size_t)pool->rows * row + 63) / 64 * 64;
+    pool->bytes = pool->line_bytes;
+    for (int i = 0; i < node->n_out; i++) {
+        const size_t element = bb_element_size(engine->tensors[node->out[i]].type);
+        pool->bytes += bb_pool_rows_bytes(pool, first->row * element);
+    }
     plan->conv->pool = pool;
     return BB_STATUS_OK;
 }

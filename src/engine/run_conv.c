@@ -149,7 +149,7 @@ static void start_pools(pool_state *s, const bb_context *context, const bb_plan_
         const bb_plan_tensor *out = &tensors[pool->tensor[i]];
         s->row_bytes[i] = (size_t)s->width * (size_t)s->channels * bb_element_size(out->type);
         s->rows[i] = at;
-        at += (size_t)pool->rows * s->row_bytes[i];
+        at += bb_pool_rows_bytes(pool, s->row_bytes[i]);
         s->pools[i] = (bb_pool_rows){.kernels = context->engine->window,
                                      .geometry = pool->geometry,
                                      .width = s->width,

@@ -99,9 +99,7 @@ static void find_joined(planner *p, size_t profile, const bb_shapes *shapes) {
             join_inputs(p, profile, &p->model->nodes[i], shapes);
 }
 
-/* ---- tensors that pass to pools
- * -----------------------------------------------------------------
- */
+/* ---- tensors that pass to pools -------------------------------------------------------------- */
 
 enum { POOL_ROWS_MAX = 8 };
 

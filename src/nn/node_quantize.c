@@ -131,6 +131,12 @@ static bb_status split_channels(bb_executor *ex, const bb_node *node, bb_fake_pl
     return BB_STATUS_OK;
 }
 
+/* Grouped convolutions stay in f32; so do 1x1 ones of few channels, which turn it back. */
+static bool is_read_in_bf16(const bb_node *reader, int value) {
+    return reader->op == BB_OP_CONV && reader->in[0] == value &&
+           bb_node_int(reader, "group", 1) == 1;
+}
+
 /* Where only convolutions will read the result, in bf16, it is written so at once. */
 static bool writes_bf16(const bb_executor *ex, const bb_node *node, const bb_dn_layout *layout) {
     const bb_graph *graph = ex->graph;
@@ -139,7 +145,7 @@ static bool writes_bf16(const bb_executor *ex, const bb_node *node, const bb_dn_
     if (!ex->bf16 || !layout || !bb_dn_as_channels(layout, &form) || bb_nn_has_padding(&form))
         return false;
     for (size_t n = 0; n < graph->n_nodes; n++)
-        readers += graph->nodes[n].op == BB_OP_CONV && graph->nodes[n].in[0] == node->out[0];
+        readers += is_read_in_bf16(&graph->nodes[n], node->out[0]);
     return readers == ex->tensors[node->out[0]].uses_left;
 }
 

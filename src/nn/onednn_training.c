@@ -169,14 +169,17 @@ bb_status bb_dn_make_conv_bf16(bb_dn *dn, const bb_dn_conv *conv, bb_dn_pass pas
     if (!pays_rounding(conv) || !pin(&mds, forward))
         return BB_STATUS_OK;
     read_bf16(&mds, pass);
-    bb_status status = pass == BB_DN_FORWARD ? make_forward(dn, conv, &mds, posts, op, err)
+    bb_error own;
+    bb_status status = pass == BB_DN_FORWARD ? make_forward(dn, conv, &mds, posts, op, &own)
                        : pass == BB_DN_BACKWARD_DATA
-                           ? make_data(dn, conv, &mds, forward, op, err)
-                           : make_weights(dn, conv, &mds, forward, op, err);
+                           ? make_data(dn, conv, &mds, forward, op, &own)
+                           : make_weights(dn, conv, &mds, forward, op, &own);
     if (status == BB_STATUS_UNSUPPORTED || (status == BB_STATUS_OK && is_slow(*op))) {
         *op = NULL;
         return BB_STATUS_OK;
     }
+    if (status != BB_STATUS_OK && err)
+        *err = own;
     return status;
 }
 

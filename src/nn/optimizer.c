@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "nn/optimizer.h"
-#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -87,12 +86,13 @@ static void step_sgd(const bb_optimizer_options *options, const bb_parameter *p,
     float *restrict w = p->value;
     const float *restrict g = p->gradient;
     const decay d = decay_of(options, p, rate);
-    const float share = rate > 0 ? p->most_change / rate : 0, free = share > 0 ? 0 : FLT_MAX;
+    /* most_change 0: no limit; nor is one needed where nothing moves. */
+    const float share = rate > 0 ? p->most_change / rate : 0, unlimited = share > 0 ? 0 : INFINITY;
     const float momentum = options->momentum;
     /* Nesterov: g + momentum * v. Else v alone. */
     const float from_g = options->nesterov ? 1 : 0, from_v = options->nesterov ? momentum : 1;
     for (size_t i = 0; i < p->n; i++) {
-        float most = share * fabsf(w[i]) + free;
+        float most = share * fabsf(w[i]) + unlimited;
         float full = limited(g[i] + d.gradient * w[i], most);
         float v = limited(momentum * velocity[i] + full, most);
         velocity[i] = v;

@@ -12,9 +12,10 @@ enum { STEP_CANDIDATES = 80 };
 static const float STEP_RATIO = 0.96f;
 
 /* A lower bound, not an addend: steps that are powers of 2 apart stay so, and with them codes that
- * are prefixes of each other's. */
+ * are prefixes of each other's. A step that is no number stays so, and with it the loss. */
 static float step_of(const bb_quantizer_args *args) {
-    return fmaxf(fabsf(args->step), TINY_STEP);
+    float step = fabsf(args->step);
+    return step < TINY_STEP ? TINY_STEP : step;
 }
 
 static float last_code(const bb_quantizer_args *args) {

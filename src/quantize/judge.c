@@ -10,8 +10,6 @@ static const double TEMPERATURE = 1.0;
 /* ---- losses ---------------------------------------------------------------------------------- */
 
 double bb_judge_loss(const bb_array *is, const bb_array *want, float *gradient) {
-    size_t n = 1;
-    bb_dims_product(is->dims, (size_t)is->rank, &n);
     if (is->rank == 2 && is->dims[1] > 1)
         return bb_loss_distillation(is->data, want->data, (size_t)is->dims[0], (size_t)is->dims[1],
                                     TEMPERATURE, 1.0, gradient);

@@ -6,7 +6,8 @@
 #include <math.h>
 #include <string.h>
 
-/* One in so many calibration images is held back for judging, but not more or fewer than these. */
+/* One in so many calibration images is held back for judging, at most HELD_MOST; none where those
+ * would be fewer than HELD_LEAST. */
 enum { HELD_SHARE = 8, HELD_LEAST = 8, HELD_MOST = 64 };
 
 void bb_quantize_options_init(bb_quantize_options *options) {
@@ -34,7 +35,7 @@ bb_status bb_quantize_progress(bb_quantization *q, const char *stage, size_t don
 
 /* ---- the private graph ----------------------------------------------------------------------- */
 
-/** One image at a time: a leading size that is open becomes 1; others must be known or given. */
+/** One image at a time, whatever the leading size is; others must be known or given. */
 static bb_status fix_input_dims(bb_graph *graph, const bb_quantize_options *options,
                                 bb_error *err) {
     if (graph->n_inputs != 1)
@@ -61,6 +62,11 @@ static bb_status fix_input_dims(bb_graph *graph, const bb_quantize_options *opti
     return bb_graph_infer_shapes(graph, dims, in->rank, err);
 }
 
+/* Bounds and fills may be infinite: a bound that is none, what a maximum never takes. */
+static bool may_be_infinite(const bb_node *node, int input) {
+    return (node->op == BB_OP_CLIP && input > 0) || (node->op == BB_OP_PAD && input == 2);
+}
+
 /** What is not finite in the weights is so in every score, or hidden by chance. */
 static bb_status check_finite(const bb_graph *graph, bb_error *err) {
     for (size_t i = 0; i < graph->n_nodes; i++)
@@ -69,8 +75,10 @@ static bb_status check_finite(const bb_graph *graph, bb_error *err) {
             size_t n;
             if (!bb_value_is_constant(v) || v->dtype != BB_DTYPE_F32 || !bb_value_elements(v, &n))
                 continue;
+            bool infinite = may_be_infinite(&graph->nodes[i], k);
             for (size_t j = 0; j < n; j++)
-                if (!isfinite(((const float *)v->data)[j]))
+                if (!isfinite(((const float *)v->data)[j]) &&
+                    !(infinite && isinf(((const float *)v->data)[j])))
                     return bb_fail(err, BB_STATUS_INVALID_ARGUMENT,
                                    "%s: node '%s': constant '%s' holds a number that is not finite",
                                    graph->name, graph->nodes[i].name, v->name);

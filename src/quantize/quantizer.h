@@ -105,8 +105,8 @@ bb_status bb_quantize_equalize(bb_quantization *q, bool *changed, bb_error *err)
 
 /* ---- images.c -------------------------------------------------------------------------------- */
 
-/** Another image out of one: a random part stretched to its size, or its mirror image; vectors stay
- *  as they are. */
+/** Another image out of one, as many floats: a random part stretched to its size (sides below 96:
+ *  moved by up to 1/16 of them), every other time mirrored. Vectors stay as they are. */
 void bb_quantize_move_image(const bb_quantization *q, const float *from, bb_rng *rng, float *to);
 
 /* ---- calibrate.c: the float pass ------------------------------------------------------------- */

@@ -119,7 +119,8 @@ static bool take_rows(const bb_file *file, size_t *at, uint64_t n, bb_record *re
 static bool take_results(const bb_file *file, size_t *at, const header *h, bb_record *record) {
     memset(record->results, 0, sizeof(record->results));
     for (uint64_t i = 0; i < h->n_results; i++)
-        if (!take(file, at, &record->results[i], 1, h->result_bytes))
+        if (!take(file, at, &record->results[i], 1, h->result_bytes) ||
+            record->results[i].stage != i)
             return false;
     record->n_results = h->n_results;
     return true;

@@ -14,11 +14,15 @@ static const bb_node *find_node(const bb_graph *graph, const char *name) {
     return NULL;
 }
 
+static bool is_layer(const bb_node *node) {
+    return node->op == BB_OP_CONV || node->op == BB_OP_GEMM || node->op == BB_OP_MATMUL;
+}
+
 /* What the last layer reads. */
 static bool is_default(const bb_graph *graph, const bb_node *node) {
     const bb_node *last = NULL;
     for (size_t i = 0; i < graph->n_nodes; i++)
-        if (graph->nodes[i].op == BB_OP_CONV || graph->nodes[i].op == BB_OP_GEMM)
+        if (is_layer(&graph->nodes[i]))
             last = &graph->nodes[i];
     return last && last->in[0] == node->out[0];
 }
@@ -86,6 +90,20 @@ static bb_status add_feature(bb_features *f, const bb_node *node, size_t batch, 
     return BB_STATUS_OK;
 }
 
+/* A pattern that names nothing is a slip of the pen. */
+static bb_status check_patterns(const bb_stage *stage, const bb_graph *teacher, bb_error *err) {
+    for (size_t i = 0; i < stage->n_features; i++) {
+        bool found = false;
+        for (size_t n = 0; n < teacher->n_nodes && !found; n++)
+            found = bb_name_matches(stage->features[i], teacher->nodes[n].name);
+        if (!found)
+            return bb_fail(err, BB_STATUS_INVALID_ARGUMENT,
+                           "stage '%s': 'features' names no node of the teacher: '%s'", stage->name,
+                           stage->features[i]);
+    }
+    return BB_STATUS_OK;
+}
+
 bb_status bb_features_find(bb_features *f, const bb_stage *stage, const bb_graph *student,
                            bb_graph *teacher, size_t batch, bb_error *err) {
     *f = (bb_features){
@@ -94,15 +112,19 @@ bb_status bb_features_find(bb_features *f, const bb_stage *stage, const bb_graph
         return BB_STATUS_OK;
     if (f->n_profiles > BB_TRAIN_MAX_PROFILES)
         return bb_fail(err, BB_STATUS_LIMIT, "too many outputs");
+    BB_TRY(check_patterns(stage, teacher, err));
     f->list = bb_arena_array(teacher->arena, teacher->n_nodes, sizeof(*f->list));
     if (!f->list)
         return bb_fail_memory(err, "features");
     for (size_t i = 0; i < teacher->n_nodes; i++)
         if (is_wanted(stage, teacher, &teacher->nodes[i]))
             BB_TRY(add_feature(f, &teacher->nodes[i], batch, err));
-    return f->n > 0 ? BB_STATUS_OK
-                    : bb_fail(err, BB_STATUS_INVALID_ARGUMENT,
-                              "stage '%s': 'features' names no node of the teacher", stage->name);
+    return f->n > 0
+               ? BB_STATUS_OK
+               : bb_fail(err, BB_STATUS_INVALID_ARGUMENT,
+                         "stage '%s': no node of the teacher computes features before its last "
+                         "layer: name them in 'features'",
+                         stage->name);
 }
 
 const int *bb_features_values(const bb_features *f, bool teacher, size_t *n) {

@@ -18,8 +18,8 @@ typedef struct bb_run {
     size_t *calibration_order; /**< training images in the order in which calibration takes them */
     bb_record record;
     bb_position position;
-    bb_checkpoint resume; /**< open until its arrays have been read */
-    bool resuming;
+    bb_checkpoint resume;   /**< open until its arrays have been read */
+    bool resuming, resumed; /**< its arrays are still to be read; something of it was taken over */
     double started, ticked, saved; /**< seconds on a clock that never goes back */
     bool stopped;                  /**< by the caller or by the time limit */
 } bb_run;
@@ -39,9 +39,7 @@ bb_status bb_run_save(bb_run *run, const bb_checkpoint_array *arrays, size_t n_a
  * networks. Returns early, with run->stopped, after writing a checkpoint. */
 bb_status bb_run_stage(bb_run *run, bb_error *err);
 
-/* ---- source.c
- * ------------------------------------------------------------------------------------
- */
+/* ---- source.c -------------------------------------------------------------------------------- */
 
 /** The float network that a stage starts with: an earlier stage's, a file's, or a new one. */
 bb_status bb_run_source(bb_run *run, const bb_stage *stage, bb_graph **graph, bb_error *err);
@@ -51,9 +49,7 @@ bb_status bb_run_import(const bb_run *run, const char *path, bb_graph **graph, b
 /** Gives every convolution without BatchNormalization one that changes nothing (unfold.c). */
 bb_status bb_run_unfold(bb_run *run, bb_graph *graph, bb_error *err);
 
-/* ---- measure.c
- * -----------------------------------------------------------------------------------
- */
+/* ---- measure.c ------------------------------------------------------------------------------- */
 
 /** Images of one class that the model, on the engine, says are of that class: percent of the test
  *  set, for one profile. */

@@ -76,9 +76,7 @@ void bb_settings_free(bb_settings *settings);
 /** Index of the stage of that name among the first n; n where there is none. */
 size_t bb_settings_find_stage(const bb_settings *settings, const char *name, size_t n);
 
-/* ---- settings_stage.c
- * ----------------------------------------------------------------------------
- */
+/* ---- settings_stage.c ------------------------------------------------------------------------ */
 
 /** Reads the stages from `stages`, each over `defaults` (may be NULL). */
 bb_status bb_settings_read_stages(bb_settings *settings, const char *file, void *defaults_json,

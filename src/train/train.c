@@ -189,6 +189,7 @@ static bb_status go_back(bb_run *run, const char *stage, bb_error *err) {
         p->total_seconds += run->record.results[i].seconds;
     bb_checkpoint_close(&run->resume);
     run->resuming = false;
+    run->resumed = index > 0;
     return BB_STATUS_OK;
 }
 
@@ -199,10 +200,17 @@ static bb_status read_checkpoint(bb_run *run, const char *path, bb_error *err) {
         return BB_STATUS_OK;
     BB_TRY(status);
     const bb_position *p = &run->resume.position;
-    run->resuming = true;
+    run->resuming = run->resumed = true;
     if (p->fingerprint != run->settings.fingerprint || p->stage > run->settings.n_stages)
         return bb_fail(err, BB_STATUS_INVALID_ARGUMENT,
                        "%s: written with another config; --restart begins anew", path);
+    for (size_t i = 0; i < run->record.n_rows; i++)
+        if (run->record.rows[i].stage > p->stage)
+            return bb_fail(err, BB_STATUS_BAD_FILE, "%s: rows of stages that are still to come",
+                           path);
+    if (run->record.n_results != p->stage)
+        return bb_fail(err, BB_STATUS_BAD_FILE, "%s: results of %zu stages, not of %llu", path,
+                       run->record.n_results, (unsigned long long)p->stage);
     if (p->threads != run->threads)
         return bb_fail(err, BB_STATUS_INVALID_ARGUMENT,
                        "%s: written with %llu threads, whose roundings differ; use as many, or "
@@ -231,6 +239,9 @@ static bb_status open_checkpoint(bb_run *run, bb_error *err) {
 
 static bb_status prepare(bb_run *run, const char *config, bb_error *err) {
     const bb_train_options *o = &run->options;
+    if (o->precision != BB_PRECISION_F32 && o->precision != BB_PRECISION_BF16)
+        return bb_fail(err, BB_STATUS_INVALID_ARGUMENT, "precision %d is unknown",
+                       (int)o->precision);
     if (o->precision == BB_PRECISION_BF16)
         BB_TRY(bb_gradient_check_bf16(err));
     BB_TRY(bb_settings_load(config, o->variables, o->n_variables, &run->settings, err));
@@ -296,7 +307,7 @@ bb_status bb_train(const char *config, const bb_train_options *options, bb_train
         status = BB_STATUS_OK; /* while reading images: nothing to save */
     if (status == BB_STATUS_OK && outcome)
         *outcome = (bb_train_outcome){.finished = run.position.stage >= run.settings.n_stages,
-                                      .resumed = run.resume.position.fingerprint != 0,
+                                      .resumed = run.resumed,
                                       .stages_done = run.record.n_results,
                                       .seconds = run.position.total_seconds};
     close_run(&run);

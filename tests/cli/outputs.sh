@@ -69,4 +69,6 @@ cp 'Bilder für Ünïcode/0.pgm' 'a,b.pgm'
 bitbranch run esc.onnx 'a,b.pgm' | sed 's/ *[0-9.]*$//; s/[0-9]//'
 bitbranch eval net.bbm 'a,b.pgm' --predictions out.csv >/dev/null 2>&1
 sed 's/[0-9]*$//' out.csv
+cp large/b.pgm "$(printf '\033[2J\302\233.pgm')"
+refuses 1 '?\[2J??.pgm: image is 30x30' bitbranch run net.bbm ./*2J*.pgm
 refuses 1 "a,b.pgm: images without classes" bitbranch eval net.bbm 'a,b.pgm'

@@ -561,6 +561,29 @@ static void test_weights_that_are_not_finite_are_refused(void **state) {
     bb_graph_destroy(g);
 }
 
+static bb_status quantize_clipped(float lo, float hi) {
+    bb_rng rng;
+    bb_rng_seed(&rng, 13);
+    bb_graph *g = bb_graph_create();
+    bb_quantize_options o;
+    bb_model *model = NULL;
+    pixel_options(&o);
+    int x = sg_input(g, "input", 4, (int64_t[]){1, 3, SIDE, SIDE});
+    x = conv(g, "first", x, WIDTH, 3, 3, 1, &rng);
+    x = sg_node(g, BB_OP_RELU, "relu", 1, &x);
+    x = sg_node(g, BB_OP_CLIP, "clip", 3, (int[]){x, sg_float(g, lo), sg_float(g, hi)});
+    sg_finish(g, conv(g, "second", x, WIDTH, WIDTH, 3, 1, &rng));
+    bb_status status = bb_quantize(g, &o, calibrate, &o, 4, &model, NULL, NULL);
+    bb_model_destroy(model);
+    bb_graph_destroy(g);
+    return status;
+}
+
+static void test_bounds_may_be_infinite(void **state) {
+    assert_int_equal(quantize_clipped(1e-6f, INFINITY), BB_STATUS_OK);
+    assert_int_equal(quantize_clipped(-INFINITY, 3.0f), BB_STATUS_OK);
+}
+
 static void test_wrong_wishes_are_refused(void **state) {
     static const bb_bits w9a4 = {9, 4}, twice[] = {{4, 4}, {2, 4}, {4, 4}};
     static const bb_layer_bits unknown = {"head*", {4, 4}};
@@ -629,6 +652,7 @@ int main(void) {
         cmocka_unit_test(test_equalizing_is_for_depthwise_layers),
         cmocka_unit_test(test_open_sizes_can_be_given),
         cmocka_unit_test(test_weights_that_are_not_finite_are_refused),
+        cmocka_unit_test(test_bounds_may_be_infinite),
         cmocka_unit_test(test_wrong_wishes_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -407,6 +407,9 @@ static void students_learn_features(void **state) {
         fail_msg("loss %g after %g", quantized_last, quantized_first);
     write_text("config.json", FEATURES("\"feature_weight\": 1, \"features\": [\"none*\"]"));
     expect_refusal_in("features-none", BB_STATUS_INVALID_ARGUMENT, "names no node");
+    write_text("config.json",
+               FEATURES("\"feature_weight\": 1, \"features\": [\"features\", \"none*\"]"));
+    expect_refusal_in("features-one", BB_STATUS_INVALID_ARGUMENT, "'none*'");
     write_text("config.json", CONFIG);
 }
 
