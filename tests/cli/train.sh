@@ -63,7 +63,7 @@ refuses 1 "the same ones" bitbranch train leak.json --set DATA=$data --out leak
 refuses 2 "takes NAME=VALUE" bitbranch train small.json --set DATA
 
 # bf16: refused with the reason where the processor has none, else as good as f32.
-refuses 2 "-precision is one of" bitbranch train small.json --set DATA=$data --precision f16
+refuses 2 "[-]-precision is one of" bitbranch train small.json --set DATA=$data --precision f16
 refuses 1 "AVX512-BF16" env DNNL_MAX_CPU_ISA=AVX2 bitbranch train small.json --set DATA=$data --precision bf16
 if grep -q avx512_bf16 /proc/cpuinfo; then
     train --quiet --out bf16 --precision bf16 >/dev/null
