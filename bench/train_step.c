@@ -65,8 +65,7 @@ static void require_memory(bool ok) {
         require(bb_fail_memory(&err, "benchmark"), &err);
 }
 
-/* ---- the network
- * --------------------------------------------------------------------------------- */
+/* ---- the network ----------------------------------------------------------------------------- */
 
 static void build_network(trainer *t, const settings *s) {
     bb_network_options o = {.kind = BB_NETWORK_RESNET20,
@@ -191,8 +190,7 @@ static void create(trainer *t, const settings *s) {
     t->input.data = data;
 }
 
-/* ---- steps
- * --------------------------------------------------------------------------------------- */
+/* ---- steps ----------------------------------------------------------------------------------- */
 
 static double train_step(trainer *t, size_t batch) {
     bb_error err;

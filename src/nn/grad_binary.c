@@ -5,8 +5,7 @@
 #include "nn/gradient_internal.h"
 #include <string.h>
 
-/* ---- loops over an index space with a stride per operand
- * ------------------------------------------ */
+/* ---- loops over an index space with a stride per operand ------------------------------------- */
 
 typedef struct space {
     int rank;
@@ -110,8 +109,7 @@ static bb_status emit_combine(bb_gradient *g, const bb_node *node, bb_dn_binary 
     return bb_grad_emit(g, node, run_combine, s, args, 3, err);
 }
 
-/* ---- sums over what was broadcast
- * ---------------------------------------------------------------- */
+/* ---- sums over what was broadcast ------------------------------------------------------------ */
 
 typedef struct reduce_state {
     space space;
@@ -171,8 +169,7 @@ static void run_select(const bb_nn_step *step, size_t begin, size_t end) {
         dx[i] = y[i] == x[i] ? dy[i] : 0.0f;
 }
 
-/* ---- the node
- * ------------------------------------------------------------------------------------ */
+/* ---- the node -------------------------------------------------------------------------------- */
 
 typedef struct binary_state {
     bb_dn_binary kind;
@@ -290,8 +287,7 @@ static bb_status operand_arg(bb_gradient *g, int value, const bb_dn_layout *layo
                   : bb_nn_in_plain(g->ex, value, buffer, err);
 }
 
-/* ---- backward
- * ------------------------------------------------------------------------------------ */
+/* ---- backward -------------------------------------------------------------------------------- */
 
 static bool is_broadcast(const binary_state *s, int i) {
     return s->stored[i] != s->result;
@@ -391,8 +387,7 @@ static bb_status backward(bb_gradient *g, const bb_grad_entry *entry, bb_error *
     return BB_STATUS_OK;
 }
 
-/* ---- Add and the Relu after it in one pass
- * -------------------------------------------------------- */
+/* ---- Add and the Relu after it in one pass --------------------------------------------------- */
 
 BB_CLONES static void add_relu(const float *a, const float *b, float *y, size_t n) {
     for (size_t i = 0; i < n; i++) {

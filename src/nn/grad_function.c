@@ -13,8 +13,7 @@ static bb_status finish(bb_gradient *g, const bb_node *node, const bb_dn_layout 
     return bb_nn_store(g->ex, node->out[0], layout, buffer, err);
 }
 
-/* ---- Relu: its result says where the gradient passes
- * --------------------------------------------- */
+/* ---- Relu: its result says where the gradient passes ----------------------------------------- */
 
 BB_CLONES static void relu(const float *x, float *y, size_t n) {
     for (size_t i = 0; i < n; i++)
@@ -76,8 +75,7 @@ static bb_status build_relu(bb_gradient *g, const bb_node *node, const bb_dn_lay
     return bb_grad_push(g, node, relu_node_backward, NULL, err);
 }
 
-/* ---- oneDNN
- * -------------------------------------------------------------------------------------- */
+/* ---- oneDNN ---------------------------------------------------------------------------------- */
 
 typedef struct function_state {
     bb_dn_post post;
@@ -119,8 +117,7 @@ static bb_status build_post(bb_gradient *g, const bb_node *node, const bb_dn_lay
     return bb_grad_push(g, node, function_backward, s, err);
 }
 
-/* ---- the table
- * ----------------------------------------------------------------------------------- */
+/* ---- the table ------------------------------------------------------------------------------- */
 
 /* p: up to two attributes. Derivatives at a kink are those of one side. */
 typedef struct own_function {

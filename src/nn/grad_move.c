@@ -37,8 +37,7 @@ static bb_status run_scatter(bb_executor *ex, const bb_nn_step *step, bb_error *
     return BB_STATUS_OK;
 }
 
-/* ---- finding the map
- * ----------------------------------------------------------------------------- */
+/* ---- finding the map ------------------------------------------------------------------------- */
 
 /* Keeps the part of one image where all images are alike. */
 static void fold_images(const bb_array *x, const bb_array *y, map *m) {
@@ -117,8 +116,7 @@ static bb_status run_on_numbers(bb_gradient *g, const bb_node *node, bb_array *o
     return bb_eval_node(g->ex->graph, &numbered, inputs, outputs, g->ex->arena, err);
 }
 
-/* ---- the node
- * ------------------------------------------------------------------------------------ */
+/* ---- the node -------------------------------------------------------------------------------- */
 
 static bb_status add_scatter(bb_gradient *g, const bb_node *node, int output, map *m,
                              bb_error *err) {
@@ -166,8 +164,7 @@ bb_status bb_grad_build_move(bb_gradient *g, const bb_node *node, bb_error *err)
     return bb_grad_push(g, node, backward, maps, err);
 }
 
-/* ---- Resize
- * --------------------------------------------------------------------------------------- */
+/* ---- Resize ---------------------------------------------------------------------------------- */
 
 static bb_status resize_backward(bb_gradient *g, const bb_grad_entry *entry, bb_error *err) {
     int dy, dx;

@@ -11,8 +11,7 @@ static bb_status new_gradient(bb_gradient *g, const bb_node *node, int *dy, int 
     return *dy < 0 ? BB_STATUS_OK : bb_grad_target(g, node->in[0], dx, err);
 }
 
-/* ---- Softmax and LogSoftmax
- * ------------------------------------------------------------------------ */
+/* ---- Softmax and LogSoftmax ------------------------------------------------------------------ */
 
 typedef struct softmax_state {
     size_t outer, n, inner;
@@ -73,8 +72,7 @@ bb_status bb_grad_build_softmax(bb_gradient *g, const bb_node *node, bb_error *e
     return bb_grad_push(g, node, softmax_backward, s, err);
 }
 
-/* ---- ReduceMean and ReduceSum
- * ----------------------------------------------------------------------- */
+/* ---- ReduceMean and ReduceSum ---------------------------------------------------------------- */
 
 typedef struct reduce_state {
     int rank;
@@ -196,8 +194,7 @@ bb_status bb_grad_build_reduce(bb_gradient *g, const bb_node *node, bb_error *er
     return bb_grad_push(g, node, reduce_backward, s, err);
 }
 
-/* ---- Instance- and LayerNormalization
- * ---------------------------------------------------------------- */
+/* ---- Instance- and LayerNormalization -------------------------------------------------------- */
 
 /* y = (x - mean) / sqrt(variance + epsilon) * scale + shift over rows. Scale and shift of an
  * instance are numbers of its row's channel, of a layer one per column or one in all. */
@@ -323,8 +320,7 @@ bb_status bb_grad_build_row_norm(bb_gradient *g, const bb_node *node, bb_error *
     return bb_grad_push(g, node, row_norm_backward, s, err);
 }
 
-/* ---- LRN
- * ---------------------------------------------------------------------------------------------- */
+/* ---- LRN ------------------------------------------------------------------------------------- */
 
 typedef struct lrn_state {
     int64_t images, channels, area, size;

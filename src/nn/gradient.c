@@ -173,8 +173,7 @@ bb_status bb_gradient_export(const bb_gradient *g, bb_graph *graph, bb_error *er
     return BB_STATUS_OK;
 }
 
-/* ---- running
- * ------------------------------------------------------------------------------------- */
+/* ---- running --------------------------------------------------------------------------------- */
 
 static bb_status run(bb_gradient *g, size_t first, size_t last, bb_error *err) {
     bb_executor *ex = g->ex;

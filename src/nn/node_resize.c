@@ -435,8 +435,7 @@ bb_status bb_nn_build_resize(bb_executor *ex, const bb_node *node, bb_error *err
     return bb_nn_emit(ex, &step, args, 4, err);
 }
 
-/* ---- backward: the same tables, transposed, axis by axis in reverse
- * ------------------------------ */
+/* ---- backward: the same tables, transposed, axis by axis in reverse -------------------------- */
 
 static void spread_axis(const resize_state *s, int a, const int64_t *dims, const float *dy,
                         float *dx) {

@@ -286,9 +286,9 @@ static const bb_quantizer kinds[] = {
 };
 
 const bb_quantizer *bb_quantizer_at(size_t i) {
-    return i < BB_COUNT(kinds)                     ? &kinds[i]
-           : i - BB_COUNT(kinds) < BB_BINARY_KINDS ? &bb_binary_kinds[i - BB_COUNT(kinds)]
-                                                   : NULL;
+    return i < BB_COUNT(kinds)                       ? &kinds[i]
+           : i - BB_COUNT(kinds) < bb_n_binary_kinds ? &bb_binary_kinds[i - BB_COUNT(kinds)]
+                                                     : NULL;
 }
 
 const bb_quantizer *bb_quantizer_find(const char *name) {

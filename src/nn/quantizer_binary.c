@@ -193,7 +193,7 @@ static double encoder_backward(const bb_quantizer_args *args, const float *x, co
 
 /* ---- kinds ----------------------------------------------------------------------------------- */
 
-const bb_quantizer bb_binary_kinds[BB_BINARY_KINDS] = {
+const bb_quantizer bb_binary_kinds[] = {
     {.name = "dorefa", .forward = dorefa_forward, .backward = dorefa_backward},
     {.name = "bwn", .forward = binary_forward, .backward = straight_through},
     {.name = "xnor", .forward = binary_forward, .backward = xnor_backward},
@@ -204,3 +204,4 @@ const bb_quantizer bb_binary_kinds[BB_BINARY_KINDS] = {
      .forward = encoder_forward,
      .backward = encoder_backward},
 };
+const size_t bb_n_binary_kinds = BB_COUNT(bb_binary_kinds);

@@ -15,8 +15,8 @@ enum { BB_ABC_SHARES = 255 };
  */
 float bb_abc_unit(const float *x, size_t n, uint32_t bits, int16_t *share);
 
-/** The rest of quantizer.c's table. */
-enum { BB_BINARY_KINDS = 6 };
-extern const bb_quantizer bb_binary_kinds[BB_BINARY_KINDS];
+/** The rest of quantizer.c's table, and how many they are. */
+extern const bb_quantizer bb_binary_kinds[];
+extern const size_t bb_n_binary_kinds;
 
 #endif

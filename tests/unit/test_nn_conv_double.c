@@ -177,8 +177,8 @@ static bool has_bf16(void) {
     return false;
 }
 
-/* Channels in whole blocks: every pass reads rounded operands and sums in f32. That the columns of
- * operands that are not rounded are far from these results, the tolerance of test_layers says. */
+/* Channels in whole blocks: every pass reads rounded operands and sums in f32. The tolerance
+ * is that of test_layers, so results from operands that were not rounded would fail. */
 static void test_bf16_layers(void **state) {
     static const shape blocks[] = {
         {4, 16, 32, 1, 28, 28, 3, 2, 1, 1, 1},   {2, 64, 64, 1, 14, 14, 3, 1, 1, 1, 1},

@@ -133,8 +133,7 @@ static void test_shuffle(void **state) {
     check_finish(&c, conv_node(&c, y, 6, 3));
 }
 
-/* ---- Concat
- * -------------------------------------------------------------------------------------- */
+/* ---- Concat ---------------------------------------------------------------------------------- */
 
 static void run_concat(int64_t a, int64_t b, bool convolve, int64_t axis) {
     net n = net_create();
@@ -155,8 +154,7 @@ static void test_concat(void **state) {
     run_concat(0, 0, false, 0);
 }
 
-/* ---- Resize
- * --------------------------------------------------------------------------------------- */
+/* ---- Resize ---------------------------------------------------------------------------------- */
 
 static void run_resize(const char *mode, const char *transformation, int64_t height,
                        int64_t width) {
@@ -177,8 +175,7 @@ static void test_resize(void **state) {
     run_resize("cubic", "pytorch_half_pixel", 8, 3);
 }
 
-/* ---- reductions and rows
- * --------------------------------------------------------------------------- */
+/* ---- reductions and rows --------------------------------------------------------------------- */
 
 static void run_reduce(bb_op op, bool convolve, bool keep, const int64_t *axes, size_t count) {
     net n = net_create();

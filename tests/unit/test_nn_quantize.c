@@ -3,8 +3,7 @@
 #include "nn/quantizer.h"
 #include "nn_gradient.h"
 
-/* ---- the formulas, one element at a time in double
- * ------------------------------------------------ */
+/* ---- the formulas, one element at a time in double ------------------------------------------- */
 
 typedef struct expected {
     double y, dx_factor, dstep_factor;
@@ -44,8 +43,7 @@ static expected expect(const char *kind, double x, double step, double zero, int
                        strcmp(kind, "hard_relu_affine") == 0, bits);
 }
 
-/* ---- nodes
- * ----------------------------------------------------------------------------------------- */
+/* ---- nodes ----------------------------------------------------------------------------------- */
 
 /* A 1x1 convolution that changes nothing but the layout. */
 static int identity(net *n, int x, int64_t channels) {

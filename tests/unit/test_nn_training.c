@@ -133,8 +133,7 @@ static double train(problem *p, int steps) {
     return loss;
 }
 
-/* ---- it learns
- * ------------------------------------------------------------------------------------ */
+/* ---- it learns ------------------------------------------------------------------------------- */
 
 static void test_loss_falls(void **state) {
     static const int bits[] = {0, 8, 4, 2, 1};
@@ -172,8 +171,7 @@ static void test_export(void **state) {
     destroy(&p);
 }
 
-/* ---- running statistics
- * ----------------------------------------------------------------------------- */
+/* ---- running statistics ---------------------------------------------------------------------- */
 
 static void test_statistics(void **state) {
     problem p;
@@ -196,8 +194,7 @@ static void test_statistics(void **state) {
     destroy(&p);
 }
 
-/* ---- same bits
- * ---------------------------------------------------------------------------------------- */
+/* ---- same bits ------------------------------------------------------------------------------- */
 
 static void copy_parameters(problem *p, float *to) {
     for (size_t i = 0; i < p->n_parameters; i++) {
@@ -224,8 +221,7 @@ static void test_same_bits(void **state) {
     free(second);
 }
 
-/* ---- bf16
- * --------------------------------------------------------------------------------------------- */
+/* ---- bf16 ------------------------------------------------------------------------------------ */
 
 /* |a - b| / |b| over the gradients of all parameters. */
 static double gradient_distance(problem *a, problem *b) {
@@ -267,8 +263,7 @@ static void test_bf16(void **state) {
     }
 }
 
-/* ---- kept values
- * -------------------------------------------------------------------------------------- */
+/* ---- kept values ----------------------------------------------------------------------------- */
 
 /* The Relu that reads the kept sum could write over it, were it not kept. */
 static void test_kept_values_stay(void **state) {
@@ -295,8 +290,7 @@ static void test_kept_values_stay(void **state) {
     free(data);
 }
 
-/* ---- several programs train one set of parameters
- * ---------------------------------------------------- */
+/* ---- several programs train one set of parameters -------------------------------------------- */
 
 static void test_shared_masters(void **state) {
     problem p;
@@ -325,8 +319,7 @@ static void test_shared_masters(void **state) {
     destroy(&p);
 }
 
-/* ---- seeds
- * --------------------------------------------------------------------------------------------- */
+/* ---- seeds ----------------------------------------------------------------------------------- */
 
 /* The gradient of two seeds is the sum of the gradients of each; of none it is zero. */
 static void test_seeds_add_up(void **state) {
@@ -354,8 +347,7 @@ static void test_seeds_add_up(void **state) {
     destroy(&p);
 }
 
-/* ---- misuse
- * ---------------------------------------------------------------------------------------------- */
+/* ---- misuse ---------------------------------------------------------------------------------- */
 
 static void test_misuse(void **state) {
     problem p;

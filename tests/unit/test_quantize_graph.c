@@ -254,7 +254,7 @@ static void test_training_that_harms_is_undone(void **state) {
     bb_graph_destroy(g);
 }
 
-static void test_best_effort_says_what_it_kept(void **state) {
+static void test_best_effort_is_judged_on_images_held_back(void **state) {
     static const bb_bits w2a2 = {2, 2};
     bb_graph *g = small_network();
     bb_quantize_options o;
@@ -643,7 +643,7 @@ int main(void) {
         cmocka_unit_test(test_models_follow_the_float_network),
         cmocka_unit_test(test_effort_pays),
         cmocka_unit_test(test_training_that_harms_is_undone),
-        cmocka_unit_test(test_best_effort_says_what_it_kept),
+        cmocka_unit_test(test_best_effort_is_judged_on_images_held_back),
         cmocka_unit_test(test_spans_end_before_global_pools),
         cmocka_unit_test(test_moved_images_are_parts_of_images),
         cmocka_unit_test(test_threads_give_the_same_file),

@@ -286,8 +286,7 @@ static void foreign_checkpoints_are_refused(void **state) {
     expect_refusal(BB_STATUS_BAD_FILE, "checkpoint.bin");
 }
 
-/* ---- imported networks
- * --------------------------------------------------------------------------- */
+/* ---- imported networks ----------------------------------------------------------------------- */
 
 /* A network whose BatchNormalization is not the identity, folded as exporters do. */
 static void write_folded(void) {
@@ -376,8 +375,7 @@ static void loss_that_is_no_number_stops_training(void **state) {
     write_text("config.json", CONFIG);
 }
 
-/* ---- features
- * ------------------------------------------------------------------------------------------- */
+/* ---- features -------------------------------------------------------------------------------- */
 
 /* Loss of the second stage, first and last. */
 static void learn_features(const char *out, const char *config, double *first, double *last) {

@@ -158,8 +158,7 @@ static void the_last_batch_of_a_test_is_filled_up(void **state) {
     close_data(&d);
 }
 
-/* ---- augmentation
- * -------------------------------------------------------------------------------- */
+/* ---- augmentation ---------------------------------------------------------------------------- */
 
 static void shifts_and_mirrors_are_the_only_changes(void **state) {
     enum { W = 5, H = 4, C = 3, SIZE = W * H * C };

@@ -16,8 +16,7 @@ static void near(double got, double want) {
         fail_msg("%.12g, not %.12g", got, want);
 }
 
-/* ---- schedules
- * ----------------------------------------------------------------------------------- */
+/* ---- schedules ------------------------------------------------------------------------------- */
 
 static void rates_follow_their_formulas(void **state) {
     bb_schedule s = {.kind = BB_SCHEDULE_COSINE, .rate = 2, .end_rate = 1};
@@ -44,8 +43,7 @@ static void warm_up_rises_to_the_rate(void **state) {
     assert_true(bb_schedule_rate(&s, 99, 100) < 0.01);
 }
 
-/* ---- networks
- * ------------------------------------------------------------------------------------ */
+/* ---- networks -------------------------------------------------------------------------------- */
 
 static size_t count_parameters(const bb_graph *g) {
     size_t sum = 0;
@@ -196,8 +194,7 @@ static void failing_allocations_are_reported(void **state) {
     }
 }
 
-/* ---- checkpoints
- * --------------------------------------------------------------------------------- */
+/* ---- checkpoints ----------------------------------------------------------------------------- */
 
 static float first[3] = {1, 2, 3}, second[2] = {4, 5};
 
@@ -237,8 +234,7 @@ static void checkpoints_come_back(void **state) {
     assert_int_equal(bb_checkpoint_open(at("none.bin"), &c, &record, &err), BB_STATUS_NOT_FOUND);
 }
 
-/* ---- the curve
- * -------------------------------------------------------------------------------------- */
+/* ---- the curve ------------------------------------------------------------------------------- */
 
 /* Losses without bound end at the edge; a stage of one epoch is seen. */
 static void curves_stay_within_their_panels(void **state) {
