@@ -2,6 +2,7 @@
 /** @file pointwise.c  Chunks of pixels and blocks of channels: what pointwise.h describes. */
 #include "kernels/pointwise.h"
 #include "kernels/layout.h"
+#include "kernels/requant.h"
 
 #include <string.h>
 
@@ -24,14 +25,14 @@ typedef struct frame {
 } frame;
 
 static int32_t blocks_of(const bb_conv_desc *desc, const bb_pointwise_route *route) {
-    return (desc->out_channels + route->block - 1) / route->block;
+    return bb_div_up(desc->out_channels, route->block);
 }
 
 static int32_t joined_of(const bb_conv_desc *desc, const bb_pointwise_route *route) {
     const bool whole = desc->out_channels % route->block == 0;
     const bool dense = whole && desc->out_channels % BB_POINTWISE_CHANNELS != 0 &&
-                       desc->out_channels <= BB_POINTWISE_DENSE;
-    const int32_t most = dense ? BB_POINTWISE_DENSE : BB_POINTWISE_CHANNELS;
+                       desc->out_channels <= BB_REQUANT_DENSE_MAX;
+    const int32_t most = dense ? BB_REQUANT_DENSE_MAX : BB_POINTWISE_CHANNELS;
     return bb_min32(most > route->block ? most / route->block : 1, blocks_of(desc, route));
 }
 
@@ -46,7 +47,7 @@ static size_t stride_of(const bb_conv_desc *desc, const bb_pointwise_route *rout
 
 static int32_t chunk_of(const bb_conv_desc *desc, const bb_pointwise_route *route, size_t stride) {
     const int32_t tiles = route->chunk_sums / (int32_t)stride / route->tile;
-    const int32_t most = (desc->out_height * desc->out_width + route->tile - 1) / route->tile;
+    const int32_t most = bb_div_up(desc->out_height * desc->out_width, route->tile);
     return bb_min32(tiles > 0 ? tiles : 1, most) * route->tile;
 }
 
@@ -80,11 +81,7 @@ void bb_pointwise_put_bytes(const bb_pointwise_route *route, uint8_t *block, int
                             const int16_t *weights, int32_t n) {
     const size_t step = (size_t)route->block * 4;
     int32_t *parity = (int32_t *)(void *)(block + (size_t)route->steps * step);
-    uint8_t *dst = block + (size_t)lane * 4;
-    for (int32_t i = 0; i < n; i++)
-        dst[(size_t)(i / 4) * step + (size_t)(i % 4)] =
-            (uint8_t)(route->halved ? bb_floor_half(weights[i]) : weights[i]);
-    parity[lane] = weights[0] & 1 ? -1 : 0;
+    parity[lane] = bb_put_fours(block + (size_t)lane * 4, step, weights, n, route->halved);
 }
 
 size_t bb_pointwise_packed_size(const bb_conv_desc *desc, const bb_pointwise_route *route) {
@@ -105,7 +102,8 @@ size_t bb_pointwise_scratch_size(const bb_conv_desc *desc, const bb_pointwise_ro
     return set_frame(&f, desc, route, NULL);
 }
 
-/** Codes of m pixels, at least a tile, from the pixel at `codes` on; `there` of them exist. */
+/** The codes of `there` pixels from `codes` on, transformed if the route wants that, in memory that
+ *  holds at least a tile; what lies past them is undefined. */
 static const uint8_t *prepare(const frame *f, const uint8_t *codes, int32_t there) {
     const bb_pointwise_route *route = f->route;
     if (route->wants_sums)

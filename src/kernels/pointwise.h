@@ -11,12 +11,9 @@
 
 #include "kernels/kernels.h"
 
-enum {
-    /** Channels that are handed to the epilogue together: all of them up to the first number, else
-     *  up to the second. */
-    BB_POINTWISE_DENSE = 192,
-    BB_POINTWISE_CHANNELS = 64
-};
+/** Channels that are handed to the epilogue together, at most. Up to BB_REQUANT_DENSE_MAX go all at
+ *  once if they are whole blocks and no multiple of this number. */
+enum { BB_POINTWISE_CHANNELS = 64 };
 
 typedef struct bb_pointwise_route bb_pointwise_route;
 
@@ -34,7 +31,7 @@ typedef struct bb_pointwise_job {
 
 struct bb_pointwise_route {
     int32_t tile;       /**< pixels that are computed together */
-    int32_t block;      /**< channels of a packed block,  */
+    int32_t block;      /**< channels of a packed block */
     int32_t chunk_sums; /**< int32 sums in cache at a time, about */
     int32_t steps;      /**< of a pixel */
     int32_t schedule;   /**< free for the kernel */

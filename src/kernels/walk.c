@@ -50,11 +50,7 @@ void bb_put_bytes(const bb_conv_route *route, uint8_t *block, int32_t lane, int3
     int32_t *parity = (int32_t *)(void *)(block + route->block_bytes - step);
     uint8_t *dst = block + (size_t)segment * (size_t)route->steps * step + (size_t)lane * 4;
 
-    for (int32_t i = 0; i < n; i++) {
-        dst[(size_t)(i / 4) * step + (size_t)(i % 4)] =
-            (uint8_t)(halved ? bb_floor_half(weights[i]) : weights[i]);
-        parity[lane] = weights[i] & 1 ? -1 : 0;
-    }
+    parity[lane] = bb_put_fours(dst, step, weights, n, halved);
 }
 
 bool bb_route_merged(const bb_conv_desc *desc) {
@@ -171,9 +167,12 @@ static void set_geometry(walk *w, const bb_conv_desc *desc, const bb_conv_route 
 
 /** Pixels whose sums go to the epilogue together. */
 static int32_t chunk_pixels(const bb_conv_route *route) {
-    if (route->call_blocks > 0 || route->pixels > CHUNK_PIXELS)
+    const int32_t most =
+        route->chunk_pixels > 0 ? bb_min32(route->chunk_pixels, CHUNK_PIXELS) : CHUNK_PIXELS;
+
+    if (route->call_blocks > 0 || route->pixels > most)
         return route->pixels;
-    return CHUNK_PIXELS / route->pixels * route->pixels;
+    return most / route->pixels * route->pixels;
 }
 
 static size_t sum_row_ints(const walk *w) {

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /**
  * @file walk.h
- * The frame of all tiled convolution kernels: direct convolution without im2col.
+ * The frame of most convolution kernels: direct convolution in tiles, without im2col. Frames of
+ * their own have depthwise layers (depthwise.h), 1x1 layers (pointwise.h), minimal filtering
+ * (minimal.h) and exchanged roles (x86/conv_swapped_avx2.c).
  *
  * Output rows are taken in strips. The input rows a strip needs are transformed once (copied with
  * their padding, widened, turned into tables or bit planes, as the route says) into a ring of
@@ -46,6 +48,9 @@ struct bb_conv_route {
     int32_t pixels;         /**< per tile, at most BB_TILE_PIXELS_MAX */
     int32_t block_channels; /**< output channels of a packed block; divides BB_TILE_STRIDE */
     int32_t call_blocks;    /**< > 0: blocks (of BB_TILE_STRIDE channels) taken in one call */
+    /** > 0: limit to the pixels of consecutive tiles that go to the epilogue together, and through
+     *  all blocks before the next ones where weights are not large. */
+    int32_t chunk_pixels;
     int32_t segments;
     size_t group_bytes;   /**< transformed bytes of one group's channels of one pixel */
     size_t segment_bytes; /**< transformed bytes of one segment */
@@ -57,7 +62,8 @@ struct bb_conv_route {
     bool joined;     /**< takes the blocks of a tile in one call: n_blocks, side by side in acc */
     bool in_place;   /**< transformed == codes: unpadded rows are used where they are */
     bool wants_sums; /**< transform fills sums */
-    /** Parts of a transformed row (0 = one): part p of a column lies p*part_bytes further on. */
+    /** Parts of a transformed row (0 or 1 = one): part p of a column lies p*part_bytes further on.
+     */
     int32_t parts;
     /** Transforms n pixels. May write 64 bytes past each part, and read 64 bytes more than n
      *  pixels. sums: [n][groups] or NULL. */

@@ -2,7 +2,7 @@
 /**
  * @file requant_narrow.h
  * Requantizers on 128-bit vectors, eight channels at a time, the designs of requant_avx2.c and
- * requant_float_avx2.c. Included once by each instruction set, after
+ * requant_float_x86.h. Included once by each instruction set, after
  *     NARROW_REQUANT  the symbol of a bb_requant_kernels
  *     NARROW_NAME     its name
  * Without vectors of doubles, what has no proved float form is left to the reference.

@@ -77,6 +77,9 @@ BB_AVX2 static inline void bb_add_sums_avx2(int32_t *acc, __m256i sums, __m128i 
                                                   first ? start : _mm256_loadu_si256(dst + 1)));
 }
 
+/** The codes of n pixels as 16-bit words. Up to 15 codes more are read, and as many words written.
+ */
+void bb_widen_avx2(const bb_conv_desc *desc, const uint8_t *codes, int32_t n, uint8_t *dst);
 /** bb_conv_route's gather. */
 void bb_gather_avx2(const uint8_t *const *rows, int32_t n_rows, size_t step, size_t bytes,
                     int32_t n, uint8_t *dst, size_t window_bytes);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/** @file codes_avx2.c  Channel sums of pixels, four at a time; windows of short rows; the kind of
- *  processor. */
+/** @file codes_avx2.c  Channel sums of pixels, four at a time; codes as words; windows of short
+ *  rows; the kind of processor. */
 #include "kernels/x86/avx2.h"
 
 #if BB_ARCH_X86_64
@@ -95,6 +95,17 @@ void bb_sum_pixels_avx2(const bb_conv_desc *desc, const uint8_t *codes, int32_t 
         sum_shallow(codes, depth, pixels, sums);
     else
         bb_sum_windows_avx2(codes, (size_t)depth, depth, pixels, sums);
+}
+
+BB_AVX2 void bb_widen_avx2(const bb_conv_desc *desc, const uint8_t *codes, int32_t n,
+                           uint8_t *dst) {
+    const size_t total = (size_t)n * (size_t)desc->in_channels;
+
+    for (size_t i = 0; i < total; i += 16) {
+        const __m128i u = _mm_loadu_si128((const void *)(codes + i));
+
+        _mm256_storeu_si256((void *)(dst + 2 * i), _mm256_cvtepu8_epi16(u));
+    }
 }
 
 /** n_rows known at compile time keeps the pointers in registers. */

@@ -7,6 +7,7 @@
  * vpmaddwd: 2 * 255 * 32768 < 2^25; sums stay below 2^31 by the model's bound (kernels.h).
  * Packed block: [segment][step][16 channels][2 activations] int16.
  */
+#include "kernels/layout.h"
 #include "kernels/registry.h"
 #include "kernels/x86/madd_avx2.h"
 
@@ -64,17 +65,10 @@ static void block_single(const bb_tile_job *job) {
         single(job, i);
 }
 
-/** Widens codes; up to 15 more than n*channels are read and written. */
-BB_AVX2 static void transform(const bb_conv_desc *desc, const uint8_t *codes, int32_t n,
-                              uint8_t *dst, size_t part_bytes, int32_t *sums) {
-    const size_t total = (size_t)n * (size_t)desc->in_channels;
-
+static void transform(const bb_conv_desc *desc, const uint8_t *codes, int32_t n, uint8_t *dst,
+                      size_t part_bytes, int32_t *sums) {
     (void)part_bytes, (void)sums;
-    for (size_t i = 0; i < total; i += 16) {
-        const __m128i u = _mm_loadu_si128((const void *)(codes + i));
-
-        _mm256_storeu_si256((void *)(dst + 2 * i), _mm256_cvtepu8_epi16(u));
-    }
+    bb_widen_avx2(desc, codes, n, dst);
 }
 
 static bb_conv_route route_of(const bb_conv_desc *desc) {
@@ -90,7 +84,7 @@ static bb_conv_route route_of(const bb_conv_desc *desc) {
     };
 
     bb_route_segments(desc, &route);
-    route.steps = (bb_segment_length(desc) + 1) / 2;
+    route.steps = bb_div_up(bb_segment_length(desc), 2);
     route.block_bytes = (size_t)route.segments * (size_t)route.steps * STEP;
     route.work_bytes = bb_madd_plan_bytes(&route, INT32_MAX);
     return route;
@@ -99,9 +93,9 @@ static bb_conv_route route_of(const bb_conv_desc *desc) {
 static double cost(const bb_conv_desc *desc) {
     const bb_conv_route route = route_of(desc);
     const int32_t pixels = desc->out_height * desc->out_width;
-    const double tiles = (double)((pixels + route.pixels - 1) / route.pixels);
+    const double tiles = bb_div_up(pixels, route.pixels);
     const double blocks =
-        (double)desc->groups * ((desc->out_channels / desc->groups + BLOCK - 1) / BLOCK);
+        (double)desc->groups * bb_div_up(desc->out_channels / desc->groups, BLOCK);
     const double step = route.pixels == 1 ? 2.5 : 7;
 
     return tiles * (blocks * (route.segments * (double)route.steps * step + 10) + 60);

@@ -14,6 +14,7 @@
  *
  * Packed block: [segment][step][16 channels][4 activations] s8, then 16 int32 parities.
  */
+#include "kernels/layout.h"
 #include "kernels/registry.h"
 #include "kernels/x86/madd_avx2.h"
 
@@ -31,14 +32,8 @@ enum {
     NIBBLES_BELOW = 8 /**< a fully connected layer of shorter schedules takes codes in nibbles */
 };
 
-static int32_t exact_steps(uint32_t bits, int32_t weight) {
-    const int32_t pair = 2 * ((1 << bits) - 1) * (weight > 0 ? weight : 1);
-
-    return pair > 32767 ? 0 : 32767 / pair;
-}
-
 static int32_t halved_max(const bb_conv_desc *desc) {
-    return (desc->max_weight + 1) / 2;
+    return bb_div_up(desc->max_weight, 2);
 }
 
 static bool is_single(const bb_conv_desc *desc) {
@@ -47,7 +42,7 @@ static bool is_single(const bb_conv_desc *desc) {
 
 static bool supports(const bb_conv_desc *desc) {
     return desc->max_weight <= 255 &&
-           (is_single(desc) || exact_steps(desc->activation_bits, halved_max(desc)) > 0);
+           (is_single(desc) || bb_exact_steps(desc->activation_bits, halved_max(desc)) > 0);
 }
 
 #define FIRST_16(fold) BB_MADD_EXPAND(BB_MADD_STEP_FIRST, "vpmaddubsw", fold, BB_MADD_ROWS)
@@ -242,9 +237,9 @@ BB_AVX2 static void split(const bb_conv_desc *desc, const uint8_t *codes, int32_
 static bb_conv_route route_of(const bb_conv_desc *desc) {
     const bool one = is_single(desc);
     const bool nibbles =
-        one && exact_steps(desc->activation_bits, halved_max(desc)) < NIBBLES_BELOW;
+        one && bb_exact_steps(desc->activation_bits, halved_max(desc)) < NIBBLES_BELOW;
     const uint32_t bits = nibbles ? 4 : desc->activation_bits;
-    const int32_t direct = desc->max_weight <= 127 ? exact_steps(bits, desc->max_weight) : 0;
+    const int32_t direct = desc->max_weight <= 127 ? bb_exact_steps(bits, desc->max_weight) : 0;
     bb_conv_route route = {
         .pixels = one ? 1 : 6,
         .block_channels = BLOCK,
@@ -258,8 +253,8 @@ static bb_conv_route route_of(const bb_conv_desc *desc) {
     };
 
     bb_route_segments(desc, &route);
-    route.steps = (bb_segment_length(desc) + 3) / 4;
-    route.schedule = route.variant == DIRECT ? direct : exact_steps(bits, halved_max(desc));
+    route.steps = bb_div_up(bb_segment_length(desc), 4);
+    route.schedule = route.variant == DIRECT ? direct : bb_exact_steps(bits, halved_max(desc));
     route.in_place = route.variant == DIRECT && !nibbles;
     route.wants_sums = route.variant == HALVED;
     route.block_bytes = ((size_t)route.segments * (size_t)route.steps + 1) * STEP;
@@ -271,9 +266,9 @@ static bb_conv_route route_of(const bb_conv_desc *desc) {
 static double cost(const bb_conv_desc *desc) {
     const bb_conv_route route = route_of(desc);
     const int32_t pixels = desc->out_height * desc->out_width;
-    const double tiles = (double)((pixels + route.pixels - 1) / route.pixels);
+    const double tiles = bb_div_up(pixels, route.pixels);
     const double blocks =
-        (double)desc->groups * ((desc->out_channels / desc->groups + BLOCK - 1) / BLOCK);
+        (double)desc->groups * bb_div_up(desc->out_channels / desc->groups, BLOCK);
     const double steps = (double)route.segments * route.steps;
     const double step = route.parts == 2             ? 3.3
                         : route.pixels == 1          ? 2.2

@@ -371,7 +371,7 @@ static size_t take_chunks(const int64_t *chunk, int32_t limit, int64_t *taken, i
 }
 
 /** Transformed bytes of a group. */
-static int32_t group_bytes(const bb_conv_route *route) {
+static int32_t table_bytes(const bb_conv_route *route) {
     return route->variant == CONSTANT ? 2 : 16;
 }
 
@@ -388,7 +388,7 @@ static void accumulate_long(target *t, loop_args *args) {
         const int64_t *chunk = w->chunks;
         int64_t groups;
 
-        for (args->base = base; *chunk; args->base += groups * group_bytes(route)) {
+        for (args->base = base; *chunk; args->base += groups * table_bytes(route)) {
             chunk += take_chunks(chunk, limit, w->taken, &groups);
             args->folds = 0;
             t->loop(args);
@@ -551,9 +551,9 @@ static bb_conv_route route_of(const bb_conv_desc *desc) {
 
     route.variant = bits == 2 && route.pixels > 1 ? CONSTANT : THERE;
     route.transform = route.variant == CONSTANT ? transform_offsets : transform;
-    route.group_bytes = (size_t)((depth + 3) / 4) * (size_t)group_bytes(&route);
+    route.group_bytes = (size_t)((depth + 3) / 4) * (size_t)table_bytes(&route);
     bb_route_segments(desc, &route);
-    route.steps = (int32_t)(route.segment_bytes / (size_t)group_bytes(&route));
+    route.steps = (int32_t)(route.segment_bytes / (size_t)table_bytes(&route));
     route.block_bytes = (size_t)route.segments * (size_t)route.steps * STEP *
                         (size_t)passes_of(route.planes, passes);
     return route;
@@ -602,7 +602,7 @@ static bool takes(const pass *p, int32_t lane, int32_t plane) {
 static void put(const bb_conv_route *route, uint8_t *dst, int32_t lane, int32_t segment,
                 const int16_t *weights, int32_t n) {
     const size_t pass_bytes = (size_t)route->segments * (size_t)route->steps * STEP;
-    const int32_t tap_groups = (int32_t)route->group_bytes / group_bytes(route);
+    const int32_t tap_groups = (int32_t)route->group_bytes / table_bytes(route);
     pass passes[PASSES_MAX];
     const int32_t n_passes = passes_of(route->planes, passes);
 

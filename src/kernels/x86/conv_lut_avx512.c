@@ -145,8 +145,8 @@ static bool supports(const bb_conv_desc *desc) {
 #define NEXT(step_bytes)                                                                           \
     "addq $" step_bytes ", %%rdx\n\t"                                                              \
     "addq $64, %%rax\n\t"
-/* Two planes need so many weights that they had better be fetched from far, in each step; with one
- * plane that costs more than it brings. */
+/* Two planes need so many weights that they had better be fetched from far, in each step. With one
+ * plane that costs CHUNKED more than it brings; PAIRED fetches either way. */
 #define FETCH "prefetcht1 (%%r15)\n\taddq $64, %%r15\n\t"
 #define END(store)                                                                                 \
     "movq 16(%0), %%rcx\n\t"                                                                       \

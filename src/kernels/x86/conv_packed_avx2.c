@@ -10,12 +10,13 @@
  * of its two pairs of pixels, any two, as offsets of tables.
  *
  * Exactness. Three groups leave nibbles of at most 12. Then S += sums (bytes, modulo 256) and
- * H += high nibbles; after CHUNK groups both pixels are H and S - 16*H modulo 256, at most 252.
+ * H += high nibbles; after CHUNK triples both pixels are H and S - 16*H modulo 256, at most 252.
  * These are folded into 16-bit sums as in conv_lut_avx2.c (S and H of pairs of bytes), exact while
  * a row sum is below 65536: supports() bounds the depth. acc = 2*sum_k 2^k L_k - W*sum(u).
  *
  * Packed block: [plane][group][64 indices], groups of all segments in a row, padded to threes.
  */
+#include "kernels/layout.h"
 #include "kernels/registry.h"
 #include "kernels/x86/avx2.h"
 
@@ -41,7 +42,6 @@ typedef struct loop_args {
     const void *tables;      /* 16 */
     uint16_t *sums;          /* 24: [4 accumulators][4][16] */
     int64_t triples;         /* 32 */
-    int64_t chunk;           /* 40: triples between two folds */
 } loop_args;
 
 /** Kernel scratch. */
@@ -112,12 +112,11 @@ static const struct {
         "movq 16(%0), %%r8\n\t"                                                                    \
         "movq 24(%0), %%r9\n\t"                                                                    \
         "movq 32(%0), %%rbx\n\t"                                                                   \
-        "movq 40(%0), %%r10\n\t"                                                                   \
         "xorl %%r11d, %%r11d\n"                                                                    \
     "1:\n\t" /* a chunk */                                                                         \
         CLEAR("4") CLEAR("5") CLEAR("6")  CLEAR("7")                                               \
         CLEAR("8") CLEAR("9") CLEAR("10") CLEAR("11")                                              \
-        "movq %%r10, %%rcx\n\t"                                                                    \
+        "movl %3, %%ecx\n\t"                                                                       \
         "cmpq %%rcx, %%rbx\n\t"                                                                    \
         "cmovbq %%rbx, %%rcx\n\t"                                                                  \
         "subq %%rcx, %%rbx\n\t"                                                                    \
@@ -152,7 +151,7 @@ static const struct {
         "jnz 1b\n\t"                                                                               \
         "vzeroupper\n\t"                                                                           \
         :                                                                                          \
-        : "D"(args), "m"(nibbles.low), "m"(nibbles.high)                                           \
+        : "D"(args), "m"(nibbles.low), "m"(nibbles.high), "i"(CHUNK)                               \
         : BB_ASM_CLOBBERS)
 /* clang-format on */
 
@@ -205,7 +204,7 @@ BB_AVX2 static void finish(const bb_tile_job *job, int32_t k) {
 }
 
 static int32_t triples_of(const bb_conv_route *route) {
-    return (route->segments * route->steps + TRIPLE - 1) / TRIPLE;
+    return bb_div_up(route->segments * route->steps, TRIPLE);
 }
 
 /** Entries of a slot: pair_up writes up to 15 groups more than there are. */
@@ -214,7 +213,7 @@ static size_t slot_offsets(const bb_conv_route *route) {
 }
 
 /** Offsets of the tile's groups. Its first block of channels makes them; the others find them while
- *  no other tile has taken the slot. */
+ *  no other tile has taken the slot: always, where a chunk's tiles come before the next chunk's. */
 static const uint16_t *offsets_of(const bb_tile_job *job) {
     const bb_conv_route *route = job->route;
     const size_t tile_bytes = (size_t)route->segments * PIXELS * sizeof(*job->ptr);
@@ -239,8 +238,7 @@ static void block(const bb_tile_job *job) {
                       .weights = job->weights,
                       .tables = bb_bit_pair_tables_avx2,
                       .sums = w->sums[0][0],
-                      .triples = triples_of(route),
-                      .chunk = CHUNK};
+                      .triples = triples_of(route)};
 
     for (int32_t k = 0; k < route->planes; k++) {
         sum(&args);
@@ -252,7 +250,7 @@ static void block(const bb_tile_job *job) {
 /** What lies past the depth only reaches the high bits of the last nibble, whose indices are 0. */
 BB_AVX2 static void transform(const bb_conv_desc *desc, const uint8_t *codes, int32_t n,
                               uint8_t *dst, size_t part_bytes, int32_t *sums) {
-    const int32_t depth = desc->in_channels / desc->groups, groups = (depth + 3) / 4;
+    const int32_t depth = desc->in_channels / desc->groups, groups = bb_div_up(depth, 4);
     (void)part_bytes;
     bb_sum_pixels_avx2(desc, codes, n, sums);
     for (int32_t i = 0; i < n * desc->groups; i++, codes += depth, dst += groups)
@@ -273,7 +271,8 @@ static bb_conv_route route_of(const bb_conv_desc *desc) {
     bb_conv_route route = {
         .pixels = PIXELS,
         .block_channels = BLOCK,
-        .group_bytes = (size_t)((depth + 3) / 4),
+        .chunk_pixels = SLOTS * PIXELS, /* a slot for each tile of a chunk */
+        .group_bytes = (size_t)bb_div_up(depth, 4),
         .wants_sums = true,
         .transform = transform,
         .block = block,
@@ -291,13 +290,13 @@ static bb_conv_route route_of(const bb_conv_desc *desc) {
     return route;
 }
 
-/** Cycles: 10.1 a triple, and its offsets; folds, sums into the tile. */
+/** Cycles: 10.3 a triple, and its offsets; folds, sums into the tile. */
 static double cost(const bb_conv_desc *desc) {
     const bb_conv_route route = route_of(desc);
-    const double tiles = (double)((desc->out_height * desc->out_width + PIXELS - 1) / PIXELS);
+    const double tiles = bb_div_up(desc->out_height * desc->out_width, PIXELS);
     const int32_t channels = desc->out_channels / desc->groups;
-    const double blocks = (double)desc->groups * ((channels + BLOCK - 1) / BLOCK);
-    const double triples = triples_of(&route), folds = (double)(int64_t)((triples + 20) / CHUNK);
+    const double blocks = (double)desc->groups * bb_div_up(channels, BLOCK);
+    const int32_t triples = triples_of(&route), folds = bb_div_up(triples, CHUNK);
     const double input = (double)desc->in_height * desc->in_width * desc->in_channels;
 
     return tiles * blocks *

@@ -321,17 +321,6 @@ static void rest_words(const bb_pointwise_job *job) {
     run_rest(job, false);
 }
 
-/** Widens codes; up to 15 more than n*channels are read and written. */
-BB_AVX2 static void widen(const bb_conv_desc *desc, const uint8_t *codes, int32_t n, uint8_t *dst) {
-    const size_t total = (size_t)n * (size_t)desc->in_channels;
-
-    for (size_t i = 0; i < total; i += 16) {
-        const __m128i u = _mm_loadu_si128((const void *)(codes + i));
-
-        _mm256_storeu_si256((void *)(dst + 2 * i), _mm256_cvtepu8_epi16(u));
-    }
-}
-
 /** Two activations a step: [step][channel][2] int16. */
 static void put_words(const bb_pointwise_route *route, uint8_t *block, int32_t lane,
                       const int16_t *weights, int32_t n) {
@@ -349,7 +338,7 @@ static double products(const bb_conv_desc *desc, int32_t width) {
 /** Everything but the kind of products. One vector needs twice the loads for its products. */
 static bb_pointwise_route any_route(const bb_conv_desc *desc, int32_t step_activations) {
     const int32_t width = 1.1 * products(desc, 1) < products(desc, WIDTH_MAX) ? 1 : WIDTH_MAX;
-    const int32_t steps = (desc->in_channels + step_activations - 1) / step_activations;
+    const int32_t steps = bb_div_up(desc->in_channels, step_activations);
 
     return (bb_pointwise_route){
         .tile = SUMS / width,
@@ -368,18 +357,12 @@ static void use_bytes(bb_pointwise_route *route, bool halved) {
     route->put = bb_pointwise_put_bytes;
 }
 
-/** T for the largest weight. */
-static int32_t exact_steps(const bb_conv_desc *desc, int32_t weight) {
-    const int32_t pair = 2 * ((1 << desc->activation_bits) - 1) * (weight > 0 ? weight : 1);
-
-    return 32767 / pair;
-}
-
 static bb_pointwise_route bytes_route(const bb_conv_desc *desc, bool halved) {
     bb_pointwise_route route = any_route(desc, 4);
 
     use_bytes(&route, halved);
-    route.schedule = exact_steps(desc, halved ? (desc->max_weight + 1) / 2 : desc->max_weight);
+    route.schedule = bb_exact_steps(desc->activation_bits,
+                                    halved ? bb_div_up(desc->max_weight, 2) : desc->max_weight);
     route.run = run_bytes;
     route.rest = rest_bytes;
     route.rest_max = REST_MAX;
@@ -389,7 +372,7 @@ static bb_pointwise_route bytes_route(const bb_conv_desc *desc, bool halved) {
 static bb_pointwise_route words_route(const bb_conv_desc *desc) {
     bb_pointwise_route route = any_route(desc, 2);
 
-    route.transform = widen;
+    route.transform = bb_widen_avx2;
     route.put = put_words;
     route.run = run_words;
     route.rest = rest_words;
@@ -401,7 +384,7 @@ static bb_pointwise_route words_route(const bb_conv_desc *desc) {
 static double cost_of(const bb_conv_desc *desc, const bb_pointwise_route *route) {
     const double pixels = (double)desc->out_height * desc->out_width;
     const double tiles = products(desc, route->block / LANES) / (SUMS * LANES);
-    const int32_t folds = (route->steps + route->schedule - 1) / route->schedule;
+    const int32_t folds = bb_div_up(route->steps, route->schedule);
     const double widening = route->transform ? 0.1 * pixels * desc->in_channels : 0;
     const double sums = route->wants_sums ? 0.1 * pixels * desc->in_channels : 0;
     const double halves = route->halved ? 0.2 * pixels * desc->out_channels : 0;

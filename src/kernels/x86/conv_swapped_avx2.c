@@ -334,7 +334,8 @@ BB_AVX2 static void sum_windows(const frame *f) {
     }
 }
 
-/** planar[channel][pixel] = (what is there) + sums << shift, for the 6 channels of a block. */
+/** planar[channel][pixel] = sums of the first part, or what is there + 4 * sums of the second, for
+ *  the 6 channels of a block. */
 BB_AVX2 static void flatten(const frame *f, uint16_t *planar, bool first) {
     const uint16_t *sums = f->sums;
 
@@ -438,7 +439,7 @@ static void run(const bb_conv_desc *desc, const void *packed, const uint8_t *in,
 
             for (int32_t c = 0; c < channels; c += BLOCK, block += block_entries(desc))
                 run_block(&f, block, f.planar + (ptrdiff_t)c * PIXELS);
-            transpose(&f, (channels + 7) / 8 * 8);
+            transpose(&f, bb_up_to(channels, 8));
             tile(user, y, x, n, c0, channels, f.acc, EMITTED);
         }
     }
@@ -450,16 +451,16 @@ static bool supports(const bb_conv_desc *desc) {
     return desc->native && desc->activation_bits == 1 && desc->weight_bits >= 2 &&
            desc->weight_bits <= 4 && desc->groups == 1 && desc->in_channels % 4 == 0 &&
            desc->stride[1] == 1 && desc->out_height * desc->out_width >= PIXELS / 2 &&
-           (parts_of(desc) == 2 ? 15 : 3) * depth <= 65535;
+           ((1 << desc->weight_bits) - 1) * depth <= 65535;
 }
 
 static int32_t blocks_of(const bb_conv_desc *desc) {
-    return (desc->out_channels + BLOCK - 1) / BLOCK;
+    return bb_div_up(desc->out_channels, BLOCK);
 }
 
 static double cost(const bb_conv_desc *desc) {
     const double pixels = (double)desc->out_height * desc->out_width;
-    const double tiles = (double)((desc->out_height * desc->out_width + PIXELS - 1) / PIXELS);
+    const double tiles = bb_div_up(desc->out_height * desc->out_width, PIXELS);
     const double groups = (double)desc->kernel[0] * desc->kernel[1] * desc->in_channels / 4;
     const double pieces = 1 + (double)PIXELS / desc->out_width;
     const double input = (double)desc->in_height * desc->in_width * desc->in_channels;
@@ -472,7 +473,7 @@ static size_t packed_size(const bb_conv_desc *desc) {
     return (size_t)blocks_of(desc) * block_entries(desc) * sizeof(uint16_t);
 }
 
-/** v of one weight: [0, W]. */
+/** Packs the weights of one channel, v in [0, W], into its lane of a zeroed block. */
 static void put(const bb_conv_desc *desc, const int16_t *weights, int32_t lane, uint16_t *block) {
     const int32_t groups = desc->in_channels / 4, top = (1 << desc->weight_bits) - 1;
     const int32_t taps = desc->kernel[0] * desc->kernel[1];

@@ -17,11 +17,7 @@
 
 #define INLINE TARGET __attribute__((always_inline)) static inline
 
-enum {
-    VECTORS = 4,
-    STEP = VECTORS * LANES,
-    DENSE_MAX = 192 /**< channels of a dense job */
-};
+enum { VECTORS = 4, STEP = VECTORS * LANES };
 
 /* What a kernel has to do: known at compile time. */
 enum { WITH_BORDER = 1, WITH_Z2 = 2, WITH_BRACKET = 4 };
@@ -86,7 +82,8 @@ typedef struct view {
 
 INLINE view view_at(const bb_requant_job *job, bb_element type, size_t i) {
     return (view){.z1 = (const uint8_t *)job->z1 + i * bb_element_size(type),
-                  .z2 = (const uint8_t *)job->z2 + i * bb_element_size(job->z2_type),
+                  .z2 =
+                      job->z2 ? (const uint8_t *)job->z2 + i * bb_element_size(job->z2_type) : NULL,
                   .out = (uint8_t *)job->out + i,
                   .z1_stride = job->z1_stride,
                   .z2_stride = job->z2_stride,
@@ -177,9 +174,10 @@ INLINE void groups(const bb_requant_tables *t, const bb_requant_job *job, bb_req
  * taken in whole steps whatever the number of channels. */
 static bool is_dense(const bb_requant_tables *t, const bb_requant_job *job) {
     const size_t n = (size_t)job->n_channels;
-    return n % 8 == 0 && n % STEP != 0 && n <= DENSE_MAX && (size_t)job->n_pixels * n >= 4 * STEP &&
-           job->z1_type == BB_ELEMENT_I32 && job->z1_stride == n && job->out_stride == n &&
-           (!t->has_z2 || job->z2_stride == n) && (job->no_border || t->folded);
+    return n % 8 == 0 && n % STEP != 0 && n <= BB_REQUANT_DENSE_MAX &&
+           (size_t)job->n_pixels * n >= 4 * STEP && job->z1_type == BB_ELEMENT_I32 &&
+           job->z1_stride == n && job->out_stride == n && (!t->has_z2 || job->z2_stride == n) &&
+           (job->no_border || t->folded);
 }
 
 /* The n values at `from`, again and again; n is a multiple of 8. */
@@ -199,9 +197,11 @@ static size_t common_factor(size_t n) {
     return lowest < STEP ? lowest : STEP;
 }
 
+_Static_assert(CAN_MASK || LANES == 8, "a dense job, a multiple of 8 codes, ends with a vector");
+
 INLINE void dense(const bb_requant_tables *t, const bb_requant_job *job, bb_requant_fn exact,
                   int with) {
-    _Alignas(64) float room[4][DENSE_MAX + STEP + LANES];
+    _Alignas(64) float room[4][BB_REQUANT_DENSE_MAX + STEP + LANES];
     const size_t n = (size_t)job->n_channels, all = (size_t)job->n_pixels * n;
     const size_t period = n * STEP / common_factor(n); /* codes after which constants repeat */
     const floats one = float_set(1.0f);
@@ -228,8 +228,7 @@ INLINE void dense(const bb_requant_tables *t, const bb_requant_job *job, bb_requ
     for (; i < all; i += LANES, c += LANES) { /* c stays below n + STEP - LANES */
         const size_t left = all - i < LANES ? all - i : LANES;
         k = load_constants(&from, t->limit, one, c, 1, with);
-        if ((left < LANES && !CAN_MASK) ||
-            !vectors_at(&v, &k, with, 1, i, i, i, first_lanes((int32_t)left)))
+        if (!vectors_at(&v, &k, with, 1, i, i, i, first_lanes((int32_t)left)))
             decide(t, job, exact, i / n, (int32_t)(i % n), (int32_t)left);
     }
 }
