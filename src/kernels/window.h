@@ -21,7 +21,7 @@ typedef struct bb_window {
 
 /** out[t*out_step + i] = the largest in[k][t*in_step + i], for all t < count, i < elements. */
 typedef struct bb_max_job {
-    const void *const *in; /**< n >= 1; out may be the first one */
+    const void *const *in; /**< n >= 1; with one item, out may be the first one */
     size_t n;
     void *out;
     size_t in_step, out_step, elements, count;

@@ -210,11 +210,11 @@ static double deep_ns(const bb_conv_kernel *kernel, uint32_t m, uint32_t k, int3
 }
 
 static void bench_route(const bb_conv_kernel *kernel, const route_target *t, double ghz) {
-    enum { FEW = 128, MANY = 384 };
+    enum { FEW = 192, MANY = 384 }; /* whole blocks of every route, of 64 channels and of 6 */
     const double ns = deep_ns(kernel, t->m, t->k, MANY) - deep_ns(kernel, t->m, t->k, FEW);
     const double rate = 2304.0 * DEEP_HEIGHT * DEEP_WIDTH * (MANY - FEW) / (ns * ghz);
 
-    printf("%-16s w%ua%u  %-32s %7.1f %7.1f %6.2f\n", t->kernel, t->k, t->m, t->what, rate,
+    printf("%-20s w%ua%u  %-32s %7.1f %7.1f %6.2f\n", t->kernel, t->k, t->m, t->what, rate,
            t->target, rate / t->target);
     fflush(stdout);
 }

@@ -102,19 +102,35 @@ static void random_sizes(bb_rng *rng, bb_conv_desc *desc) {
     }
 }
 
+/** A window of one pixel, without padding. */
+static void single_window(bb_conv_desc *desc) {
+    for (int a = 0; a < 2; a++) {
+        desc->kernel[a] = desc->stride[a] = desc->dilation[a] = 1;
+        desc->pad_begin[a] = 0;
+    }
+    desc->groups = 1;
+}
+
 /** A fully connected layer of any depth up to 5000. */
 static void dense_desc(bb_rng *rng, bb_conv_desc *desc) {
-    const int32_t one[2] = {1, 1};
-
-    desc->groups = 1;
+    single_window(desc);
     desc->in_channels = between(rng, 1, 5000);
     desc->out_channels = between(rng, 1, 40);
-    memcpy(desc->kernel, one, sizeof(one));
-    memcpy(desc->stride, one, sizeof(one));
-    memcpy(desc->dilation, one, sizeof(one));
-    memset(desc->pad_begin, 0, sizeof(desc->pad_begin));
     desc->in_height = desc->out_height = 1;
     desc->in_width = desc->out_width = between(rng, 0, 1) ? 1 : between(rng, 1, 9);
+}
+
+/** A 1x1 layer of up to 40x40 pixels, with as many inputs as max_macs leaves room for. Every other
+ *  one has outputs in eights, which fill whole blocks of channels. */
+static void pointwise_desc(bb_rng *rng, double max_macs, bb_conv_desc *desc) {
+    double room;
+
+    single_window(desc);
+    desc->in_height = desc->out_height = between(rng, 1, 40);
+    desc->in_width = desc->out_width = between(rng, 1, 40);
+    desc->out_channels = between(rng, 0, 1) ? between(rng, 1, 200) : 8 * between(rng, 1, 25);
+    room = max_macs / desc->out_height / desc->out_width / desc->out_channels;
+    desc->in_channels = between(rng, 1, room < 1 ? 1 : room > 100 ? 100 : (int32_t)room);
 }
 
 void random_desc(bb_rng *rng, uint32_t m, uint32_t k, double max_macs, bb_conv_desc *desc) {
@@ -124,8 +140,12 @@ void random_desc(bb_rng *rng, uint32_t m, uint32_t k, double max_macs, bb_conv_d
     desc->pad_code = (uint32_t)bb_rng_below(rng, 1u << m);
     desc->native = between(rng, 0, 3) > 0;
     do {
-        if (between(rng, 0, 7) == 0) {
+        const int32_t kind = between(rng, 0, 7);
+
+        if (kind == 0) {
             dense_desc(rng, desc);
+        } else if (kind == 1) {
+            pointwise_desc(rng, max_macs, desc);
         } else {
             random_channel_counts(rng, desc);
             random_window(rng, desc);

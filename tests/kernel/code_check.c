@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_CHANNELS = 104, PADDED = 144, MAX_LIMIT = 255, INDEX_BITS = 9 };
+enum { MAX_CHANNELS = 200, PADDED = 240, MAX_LIMIT = 255, INDEX_BITS = 9 };
 
 static struct constants {
     int32_t mult[PADDED], mult2[PADDED], neg_mult[PADDED], neg_mult2[PADDED], border[PADDED];
@@ -80,8 +80,7 @@ static void no_constant_parts(bb_requant_tables *t) {
         k.neg_add_d[c] = (double)k.neg_add[c] / (double)(INT64_C(1) << k.shift[c]);
 }
 
-static void random_constants(bb_rng *rng, bb_requant_tables *t) {
-    random_linear(rng, t);
+static void random_thresholds(bb_rng *rng, const bb_requant_tables *t) {
     for (int c = 0; c < PADDED; c++) {
         int32_t row[MAX_LIMIT];
         for (int i = 0; i < t->limit; i++)
@@ -90,6 +89,12 @@ static void random_constants(bb_rng *rng, bb_requant_tables *t) {
         for (int i = 0; i < t->limit; i++)
             k.thresholds[i * PADDED + c] = row[i];
         k.flip[c] = bb_rng_below(rng, 2) ? -1 : 0;
+    }
+}
+
+static void random_constants(bb_rng *rng, bb_requant_tables *t) {
+    random_linear(rng, t);
+    for (int c = 0; c < PADDED; c++) {
         k.border[c] = (int32_t)between(rng, -1000, 1000);
         k.scale[c] = (double)(float)bb_rng_normal(rng);
         k.scale2[c] = (double)(float)bb_rng_normal(rng);
@@ -130,6 +135,8 @@ static bb_requant_tables random_tables(bb_rng *rng, bool thresholds) {
     t.limit = (1 << between(rng, 1, 8)) - 1;
     t.zero2 = t.has_z2 ? (int32_t)between(rng, -100, 300) : 0;
     random_constants(rng, &t);
+    if (thresholds)
+        random_thresholds(rng, &t);
     return t;
 }
 
@@ -159,9 +166,12 @@ typedef struct operands {
     size_t out_bytes;
 } operands;
 
-/* Pixels without gaps, which some kernels take as one run: in layers of few channels. */
+/* Pixels without gaps, which some kernels take as one run: in layers of few channels. Some have as
+ * many as such a run may have, or nearly. */
 static void make_dense(bb_rng *rng, bb_requant_job *j) {
-    j->n_channels = 8 * (int32_t)between(rng, 1, MAX_CHANNELS / 8);
+    static const int32_t many[] = {144, BB_REQUANT_DENSE_MAX - 8, BB_REQUANT_DENSE_MAX};
+    j->n_channels = bb_rng_below(rng, 3) == 0 ? many[bb_rng_below(rng, BB_COUNT(many))]
+                                              : 8 * (int32_t)between(rng, 1, MAX_CHANNELS / 8);
     j->c0 = (int32_t)between(rng, 0, MAX_CHANNELS - j->n_channels);
     j->n_pixels = (int32_t)between(rng, 1, 40);
     j->z1_stride = j->z2_stride = j->out_stride = (size_t)j->n_channels;
@@ -373,7 +383,8 @@ static void check_window(const bb_window_kernels *set, uint64_t seed) {
     guarded_destroy(&sums);
 }
 
-/* Overlapping items of several inputs, written side by side or apart. */
+/* Overlapping items of several inputs, written side by side or apart. A single item may be written
+ * over its first input. */
 static void check_max(const bb_window_kernels *set, uint64_t seed) {
     enum { MOST = 7 };
     bb_rng rng;
@@ -383,7 +394,7 @@ static void check_max(const bb_window_kernels *set, uint64_t seed) {
     bb_max_job job = {.in = rows,
                       .n = (size_t)between(&rng, 1, MOST),
                       .elements = (size_t)between(&rng, 1, MAX_CHANNELS),
-                      .count = (size_t)between(&rng, 1, 5),
+                      .count = bb_rng_below(&rng, 2) ? 1 : (size_t)between(&rng, 2, 5),
                       .type = (bb_element)bb_rng_below(&rng, 2)};
     const size_t size = bb_element_size(job.type);
     const bool at_end = bb_rng_below(&rng, 2);
@@ -402,6 +413,10 @@ static void check_max(const bb_window_kernels *set, uint64_t seed) {
     job.out = expected;
     bb_window_ref.max(&job);
     job.out = out.data;
+    if (job.count == 1 && bb_rng_below(&rng, 3) > 0) {
+        memcpy(out.data, rows[0], n * size);
+        rows[0] = out.data;
+    }
     set->max(&job);
     if (memcmp(expected, out.data, n_out * size) != 0)
         report(set->name, "max", seed);

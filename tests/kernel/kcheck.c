@@ -100,6 +100,18 @@ static void check_seed(check *c, uint64_t seed, uint32_t m, uint32_t k) {
     case_destroy(&test);
 }
 
+/** The largest values in both directions, where sums come closest to their bounds. */
+static void check_extremes(check *c, uint64_t seed, const bb_conv_desc *desc) {
+    conv_case test;
+
+    bb_rng_seed(&c->rng, seed);
+    for (case_fill fill = FILL_MAX; fill <= FILL_MIN; fill++) {
+        case_create(&test, &c->rng, desc, fill);
+        check_case(c, &test, seed);
+        case_destroy(&test);
+    }
+}
+
 /** Deep sums of the largest values: where 16-bit partial sums must have been flushed. */
 static void check_deep(check *c, uint64_t seed, uint32_t m, uint32_t k) {
     const bool square = (m + k) % 2;
@@ -116,14 +128,28 @@ static void check_deep(check *c, uint64_t seed, uint32_t m, uint32_t k) {
                                .activation_bits = m,
                                .weight_bits = k,
                                .native = true};
-    conv_case test;
 
-    bb_rng_seed(&c->rng, seed);
-    for (case_fill fill = FILL_MAX; fill <= FILL_MIN; fill++) {
-        case_create(&test, &c->rng, &desc, fill);
-        check_case(c, &test, seed);
-        case_destroy(&test);
-    }
+    check_extremes(c, seed, &desc);
+}
+
+/** The deepest window of one-bit codes for which W times the depth is below 65536, W = 2^K - 1: the
+ *  bound of conv_swapped_avx2, which wants a tile of 64 pixels and whole groups of four inputs. */
+static void check_deep_pixels(check *c, uint64_t seed, uint32_t k) {
+    const bb_conv_desc desc = {.in_height = 8,
+                               .in_width = 8,
+                               .in_channels = 65535 / ((1 << k) - 1) / 4 * 4,
+                               .out_height = 8,
+                               .out_width = 8,
+                               .out_channels = 6,
+                               .kernel = {1, 1},
+                               .stride = {1, 1},
+                               .dilation = {1, 1},
+                               .groups = 1,
+                               .activation_bits = 1,
+                               .weight_bits = k,
+                               .native = true};
+
+    check_extremes(c, seed, &desc);
 }
 
 static int check_all(uint64_t seed, unsigned shapes, const char *only) {
@@ -132,6 +158,8 @@ static int check_all(uint64_t seed, unsigned shapes, const char *only) {
 
     bb_cpu_describe(bb_cpu_flags(), cpu, sizeof(cpu));
     printf("kcheck: seed %" PRIu64 ", %u shapes for each (M,K), cpu %s\n", seed, shapes, cpu);
+    for (uint32_t k = 2; k <= 4; k++)
+        check_deep_pixels(&c, seed, k);
     for (uint32_t m = 1; m <= 8; m++)
         for (uint32_t k = 1; k <= 8; k++) {
             check_deep(&c, seed, m, k);
