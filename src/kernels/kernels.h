@@ -70,7 +70,8 @@ const bb_conv_kernel *bb_conv_choose(const bb_conv_desc *desc, uint32_t cpu, con
 /**
  * cpu, or cpu without AVX-512 and AVX-VNNI if one of their kernels differs from the reference here:
  * few test machines have these sets, so the first engine of a process that may use them checks them
- * (a few milliseconds). Any thread.
+ * (some milliseconds). What agreed or differed is remembered; a check that found no memory drops
+ * the sets too, but is tried again. Any thread.
  */
 uint32_t bb_conv_trusted(uint32_t cpu);
 /** Multiply-accumulates of the layer, padded taps included. */

@@ -12,20 +12,35 @@
 enum {
     NEW_SETS = BB_CPU_AVX_VNNI | BB_CPU_AVX512 | BB_CPU_AVX512_VNNI | BB_CPU_AVX512_POPCNT |
                BB_CPU_AVX512_VBMI,
-    SIZE = 4, /**< of the image */
     MARGIN = 64,
-    IN_CHANNELS = 37,
-    OUT_CHANNELS = 70,
-    WEIGHTS = OUT_CHANNELS * 9 * IN_CHANNELS,
-    CODES = SIZE * SIZE * IN_CHANNELS,
-    SUMS = SIZE * SIZE * OUT_CHANNELS
+    WEIGHTS_MAX = 70 * 9 * 37, /**< of any of the layers below */
+    CODES_MAX = 6 * 6 * 37,
+    SUMS_MAX = 5 * 5 * 130
+};
+
+/** Square layers whose output has the size of the input. */
+typedef struct layer {
+    int32_t size, in_channels, out_channels, window, groups;
+} layer;
+
+static const layer layers[] = {
+    {4, 37, 70, 3, 1},  /* windows */
+    {5, 5, 130, 3, 1},  /* an odd number of blocks, of 64 channels and of 16 */
+    {5, 3, 70, 3, 1},   /* short rows of windows, as in a first layer */
+    {4, 37, 37, 3, 37}, /* depthwise */
+    {1, 37, 70, 1, 1},  /* fully connected */
+    {6, 37, 16, 1, 1},  /* 1x1: each width of tiles has whole tiles and pixels left over */
+    {6, 37, 32, 1, 1},  /* two vectors of channels */
+    {5, 37, 48, 1, 1},  /* three */
+    {5, 37, 64, 1, 1},  /* four */
+    {5, 37, 70, 1, 1},  /* four and a part */
 };
 
 typedef struct trial {
     bb_conv_desc desc;
-    uint8_t codes[MARGIN + CODES + MARGIN];
-    int16_t weights[WEIGHTS];
-    int32_t want[SUMS], got[SUMS];
+    uint8_t codes[MARGIN + CODES_MAX + MARGIN];
+    int16_t weights[WEIGHTS_MAX];
+    int32_t want[SUMS_MAX], got[SUMS_MAX];
     int32_t *out;
 } trial;
 
@@ -34,38 +49,35 @@ static void collect(void *user, int32_t y, int32_t x, int32_t n_pixels, int32_t 
     trial *t = user;
 
     for (int32_t p = 0; p < n_pixels; p++)
-        memcpy(t->out + (size_t)((y * SIZE + x + p) * t->desc.out_channels + c0),
+        memcpy(t->out + (size_t)((y * t->desc.out_width + x + p) * t->desc.out_channels + c0),
                acc + (size_t)p * stride, (size_t)n_channels * sizeof(*acc));
 }
 
-/** Kinds of layers that have kernels of their own. */
-typedef enum layer_kind { WINDOW, DEPTHWISE, POINTWISE, KINDS } layer_kind;
-
-static void fill(trial *t, uint32_t m, uint32_t k, layer_kind kind) {
-    const bool depthwise = kind == DEPTHWISE;
-    const int32_t groups = depthwise ? IN_CHANNELS : 1, window = kind == POINTWISE ? 1 : 3;
+static void fill(trial *t, uint32_t m, uint32_t k, const layer *l) {
+    const int32_t weights = l->out_channels * l->window * l->window * l->in_channels / l->groups;
+    const int32_t codes = MARGIN + l->size * l->size * l->in_channels + MARGIN;
     bb_rng rng;
 
-    t->desc = (bb_conv_desc){.in_height = SIZE,
-                             .in_width = SIZE,
-                             .in_channels = IN_CHANNELS,
-                             .out_height = SIZE,
-                             .out_width = SIZE,
-                             .out_channels = depthwise ? IN_CHANNELS : OUT_CHANNELS,
-                             .kernel = {window, window},
+    t->desc = (bb_conv_desc){.in_height = l->size,
+                             .in_width = l->size,
+                             .in_channels = l->in_channels,
+                             .out_height = l->size,
+                             .out_width = l->size,
+                             .out_channels = l->out_channels,
+                             .kernel = {l->window, l->window},
                              .stride = {1, 1},
                              .dilation = {1, 1},
-                             .pad_begin = {window / 2, window / 2},
-                             .groups = groups,
+                             .pad_begin = {l->window / 2, l->window / 2},
+                             .groups = l->groups,
                              .activation_bits = m,
                              .weight_bits = k,
                              .pad_code = 1,
                              .native = true,
                              .max_weight = (1 << k) - 1};
     bb_rng_seed(&rng, m * 8 + k);
-    for (size_t i = 0; i < sizeof(t->codes); i++)
+    for (int32_t i = 0; i < codes; i++)
         t->codes[i] = (uint8_t)bb_rng_below(&rng, 1u << m);
-    for (size_t i = 0; i < WEIGHTS; i++)
+    for (int32_t i = 0; i < weights; i++)
         t->weights[i] = (int16_t)(2 * (int32_t)bb_rng_below(&rng, 1u << k) - ((1 << k) - 1));
 }
 
@@ -78,56 +90,63 @@ static bool run(trial *t, const bb_conv_kernel *kernel, int32_t *out) {
     memset(out, 0, sizeof(t->want));
     if (ok) {
         kernel->pack(&t->desc, t->weights, packed);
-        kernel->run(&t->desc, packed, t->codes + MARGIN, 0, SIZE, scratch, collect, t);
+        kernel->run(&t->desc, packed, t->codes + MARGIN, 0, t->desc.out_height, scratch, collect,
+                    t);
     }
     bb_free_aligned(packed);
     bb_free_aligned(scratch);
     return ok;
 }
 
+typedef enum verdict { AGREES, DIFFERS, UNKNOWN } verdict; /**< UNKNOWN: out of memory */
+
 /** Every new kernel this processor has, at one pair of bits. */
-static bool agree(trial *t, uint32_t cpu, uint32_t m, uint32_t k, layer_kind kind) {
+static verdict compare(trial *t, uint32_t cpu, uint32_t m, uint32_t k, const layer *l) {
     bool have_reference = false;
     size_t n;
     const bb_conv_kernel *const *kernels = bb_conv_kernels(&n);
 
-    fill(t, m, k, kind);
+    fill(t, m, k, l);
     for (size_t i = 0; i < n; i++) {
         if ((kernels[i]->cpu & ~cpu) || !(kernels[i]->cpu & NEW_SETS) ||
             !kernels[i]->supports(&t->desc))
             continue;
-        if (!have_reference && !run(t, &bb_conv_ref, t->want))
-            return false;
+        if ((!have_reference && !run(t, &bb_conv_ref, t->want)) || !run(t, kernels[i], t->got))
+            return UNKNOWN;
         have_reference = true;
-        if (!run(t, kernels[i], t->got) || memcmp(t->want, t->got, sizeof(t->want)) != 0)
-            return false;
+        if (memcmp(t->want, t->got, sizeof(t->want)) != 0)
+            return DIFFERS;
     }
-    return true;
+    return AGREES;
 }
 
-static bool check(uint32_t cpu) {
+static verdict check(uint32_t cpu) {
     static const struct {
         uint32_t m, k;
     } pairs[] = {{1, 1}, {2, 1}, {4, 1}, {4, 2}, {5, 4}, {7, 2}, {8, 8}};
     trial *t = bb_alloc(sizeof(*t));
-    bool ok = t != NULL;
+    verdict found = t ? AGREES : UNKNOWN;
 
-    for (size_t i = 0; ok && i < BB_COUNT(pairs); i++)
-        for (int layer = WINDOW; ok && layer < KINDS; layer++)
-            ok = agree(t, cpu, pairs[i].m, pairs[i].k, (layer_kind)layer);
+    for (size_t i = 0; found == AGREES && i < BB_COUNT(pairs); i++)
+        for (size_t l = 0; found == AGREES && l < BB_COUNT(layers); l++)
+            found = compare(t, cpu, pairs[i].m, pairs[i].k, &layers[l]);
     bb_free(t);
-    return ok;
+    return found;
 }
 
 uint32_t bb_conv_trusted(uint32_t cpu) {
     /* Sets whose kernels have all agreed once in this process; those of fewer sets are among them.
-     */
-    static atomic_uint proved;
-    const uint32_t sets = cpu & NEW_SETS;
+     * Sets of which some kernel differed; those of more sets include it. */
+    static atomic_uint proved, refuted;
+    const uint32_t sets = cpu & NEW_SETS, bad = atomic_load(&refuted);
+    verdict found;
 
     if (!(sets & ~atomic_load(&proved)))
         return cpu;
-    if (!check(cpu))
+    found = bad && !(bad & ~sets) ? DIFFERS : check(cpu);
+    if (found == DIFFERS)
+        atomic_store(&refuted, sets);
+    if (found != AGREES)
         return cpu & ~(uint32_t)NEW_SETS;
     if (!(atomic_load(&proved) & ~sets))
         atomic_store(&proved, sets);
