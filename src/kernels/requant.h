@@ -36,8 +36,8 @@ static inline size_t bb_element_size(bb_element e) {
  *  from any first channel. */
 enum { BB_REQUANT_LANES = 16 };
 
-/** Jobs of more channels gain nothing from pixels that follow each other without gaps, whose sums
- * the float requantizers take as one run of numbers. */
+/** Channels, at most, of pixels without gaps between them that the float requantizers take as one
+ * run of numbers. */
 enum { BB_REQUANT_DENSE_MAX = 192 };
 
 /** The constants of one output; arrays hold one entry per channel. */
