@@ -24,13 +24,6 @@ typedef struct reconstruction {
     size_t done, total; /* for progress */
 } reconstruction;
 
-static size_t trained_layers(const bb_student *s, const bb_span *span) {
-    size_t n = 0;
-    for (size_t b = span->first; b < span->end; b++)
-        n += s->layers[b].latent >= 0;
-    return n;
-}
-
 /* ---- going on to the next span --------------------------------------------------------------- */
 
 /** All images through one program; the last batch overlaps the one before. */
@@ -132,7 +125,7 @@ static bb_status train_span(reconstruction *r, const bb_span *span, const float 
 static bb_status do_span(reconstruction *r, const bb_span *span, bb_error *err) {
     float *wanted = NULL, *made = NULL;
     bb_status status = advance(r, false, span, r->wanted, &wanted, err);
-    if (status == BB_STATUS_OK && trained_layers(r->s, span)) {
+    if (status == BB_STATUS_OK && bb_tuning_learns(r->s, span)) {
         status = train_span(r, span, wanted, err);
         r->done++;
     }
@@ -178,7 +171,7 @@ bb_status bb_reconstruct(bb_student *s, const float *images, bb_error *err) {
     BB_TRY(bb_tune_spans(s->q, &spans, &n, err));
     size_t usable = 0;
     while (usable < n && fits(s, &spans[usable], r.n))
-        r.total += trained_layers(s, &spans[usable++]) > 0;
+        r.total += bb_tuning_learns(s, &spans[usable++]);
     bb_status status = begin(&r, images, err);
     for (size_t i = 0; i < usable && status == BB_STATUS_OK; i++)
         status = do_span(&r, &spans[i], err);

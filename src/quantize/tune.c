@@ -176,13 +176,15 @@ static float mean_size(const float *x, size_t n) {
 }
 
 /** With `rows` every row gets the rate `rate` times its mean size; with 0 the whole tensor `rate`.
- */
+ *  What has no rate is no parameter. */
 static void add_parameter(parameters *p, const bb_student *s, int value, size_t rows, float rate,
                           bool step) {
     size_t n = 1, pieces = rows ? rows : 1;
     for (size_t i = 0; i < p->n; i++)
         if (p->values[i] == value)
             return;
+    if (rate == 0)
+        return;
     bb_value_elements(&s->graph->values[value], &n);
     n /= pieces;
     const float *x = bb_student_constant(s, value);
@@ -206,6 +208,17 @@ static bool reads_outside(const bb_student *s, const bb_span *span, int step) {
     return false;
 }
 
+static bool learns_step(const bb_student *s, const bb_span *span, size_t b) {
+    return s->layers[b].input_step >= 0 && !reads_outside(s, span, s->layers[b].input_step);
+}
+
+bool bb_tuning_learns(const bb_student *s, const bb_span *span) {
+    for (size_t b = span->first; b < span->end; b++)
+        if (learns_weights(s, b) || learns_step(s, span, b))
+            return true;
+    return false;
+}
+
 static void list_parameters(const bb_student *s, const bb_span *span, const bb_tune_rates *rates,
                             parameters *p) {
     for (size_t b = span->first; b < span->end; b++) {
@@ -217,7 +230,7 @@ static void list_parameters(const bb_student *s, const bb_span *span, const bb_t
         if (layer->gain >= 0)
             add_parameter(p, s, layer->gain, 0, rates->gain, true);
         add_parameter(p, s, layer->bias, 0, rates->bias * s->q->rms[b], false);
-        if (layer->input_step >= 0 && !reads_outside(s, span, layer->input_step))
+        if (learns_step(s, span, b))
             add_parameter(p, s, layer->input_step, 0,
                           rates->input_step * fabsf(*bb_student_constant(s, layer->input_step)),
                           true);

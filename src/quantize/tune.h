@@ -38,6 +38,8 @@ typedef struct bb_tune_rates {
 bb_status bb_tuning_open(bb_student *s, bool student, const bb_span *span, const bb_span *inner,
                          size_t n_inner, size_t batch, const bb_tune_rates *rates, bb_tuning *t,
                          bb_error *err);
+/** Something in the span can be learned: weights of fewer than 8 bits, or an activation step. */
+bool bb_tuning_learns(const bb_student *s, const bb_span *span);
 /** Images a step can have where `wanted` would be right. */
 size_t bb_tuning_batch(const bb_student *s, size_t wanted);
 void bb_tuning_close(bb_tuning *t);
