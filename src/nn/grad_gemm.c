@@ -8,7 +8,8 @@ typedef struct gemm_state gemm_state;
 /* An operand and its gradient, a product of dy and the other operand. */
 typedef struct operand {
     const gemm_state *s;
-    size_t *at; /* offset of every batch's matrix, in floats */
+    size_t *at;  /* offset of every batch's matrix, in floats */
+    bool *again; /* the matrix of an earlier batch as well */
     bb_dn_product gradient;
     bool dy_first;
 } operand;
@@ -47,14 +48,6 @@ static bb_status run_forward(bb_executor *ex, const bb_nn_step *step, bb_error *
     return BB_STATUS_OK;
 }
 
-/* True where an earlier batch has written the result at at[i]. */
-static bool seen(const size_t *at, size_t i) {
-    for (size_t k = 0; k < i; k++)
-        if (at[k] == at[i])
-            return true;
-    return false;
-}
-
 /* args: dy, the other operand, gradient. Batches that share a matrix add up. */
 static bb_status run_operand(bb_executor *ex, const bb_nn_step *step, bb_error *err) {
     const operand *own = step->state;
@@ -63,7 +56,7 @@ static bb_status run_operand(bb_executor *ex, const bb_nn_step *step, bb_error *
     float *to = step->data[2];
     for (size_t i = 0; i < s->batches; i++) {
         bb_dn_product p = own->gradient;
-        p.beta = seen(own->at, i) ? 1.0f : 0.0f;
+        p.beta = own->again[i] ? 1.0f : 0.0f;
         const float *dy = (const float *)step->data[0] + i * s->y_step;
         const float *x = (const float *)step->data[1] + other->at[i];
         BB_TRY(
@@ -161,7 +154,8 @@ static gemm_state *new_state(bb_gradient *g, size_t batches) {
     for (int i = 0; i < 2; i++) {
         s->operand[i].s = s;
         s->operand[i].at = bb_grad_alloc(g, batches, sizeof(*s->operand[i].at));
-        if (!s->operand[i].at)
+        s->operand[i].again = bb_grad_alloc(g, batches, sizeof(*s->operand[i].again));
+        if (!s->operand[i].at || !s->operand[i].again)
             return NULL;
     }
     return s;
@@ -191,9 +185,11 @@ bb_status bb_grad_build_gemm(bb_gradient *g, const bb_node *node, bb_error *err)
     return finish(g, node, s, 2, dims, err);
 }
 
-/* Offsets of the matrices of an operand for every batch index of the result. */
-static void batch_offsets(const bb_nn_tensor *x, int rank, const int64_t *dims, size_t batches,
-                          size_t *at) {
+/* Offsets of the matrices of an operand for every batch index of the result. Index 0 along all
+ * dimensions that the operand is broadcast over comes first. */
+static void find_batches(const bb_nn_tensor *x, int rank, const int64_t *dims, size_t batches,
+                         operand *of) {
+    size_t *at = of->at;
     size_t matrix = (size_t)(x->dims[x->rank - 2] * x->dims[x->rank - 1]);
     for (size_t i = 0; i < batches; i++) {
         size_t rest = i, stride = matrix;
@@ -202,9 +198,11 @@ static void batch_offsets(const bb_nn_tensor *x, int rank, const int64_t *dims, 
             int own = d - (rank - x->rank);
             size_t index = rest % (size_t)dims[d];
             rest /= (size_t)dims[d];
-            if (own < 0)
+            if (own < 0 || x->dims[own] == 1) {
+                of->again[i] |= index > 0;
                 continue;
-            at[i] += x->dims[own] > 1 ? index * stride : 0;
+            }
+            at[i] += index * stride;
             stride *= (size_t)x->dims[own];
         }
     }
@@ -238,8 +236,8 @@ bb_status bb_grad_build_matmul(bb_gradient *g, const bb_node *node, bb_error *er
         return bb_fail_memory(err, "matrix product");
     plan_products(s, false, false, m, n, a->dims[a->rank - 1], 1.0f);
     if (batches > 1) {
-        batch_offsets(a, rank, dims, batches, s->operand[0].at);
-        batch_offsets(b, rank, dims, batches, s->operand[1].at);
+        find_batches(a, rank, dims, batches, &s->operand[0]);
+        find_batches(b, rank, dims, batches, &s->operand[1]);
     }
     return finish(g, node, s, rank, dims, err);
 }

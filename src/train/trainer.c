@@ -222,7 +222,8 @@ static bb_status find_classes(const bb_graph *graph, size_t *classes, bb_error *
         n = v->dims[d] == 1 ? n : -1;
     if (n < 2)
         return bb_fail(err, BB_STATUS_UNSUPPORTED,
-                       "output '%s' is not [N,classes], which training needs", v->name);
+                       "%s: output '%s' is not [N,classes], which training needs", graph->name,
+                       v->name);
     *classes = (size_t)n;
     return BB_STATUS_OK;
 }
