@@ -8,12 +8,6 @@
 
 /* ---- epochs ---------------------------------------------------------------------------------- */
 
-/* Stages and epochs draw different orders and augmentations; the last numbers of a stage are for
- * statistics taken anew. */
-static uint64_t epoch_number(const bb_trainer *t, uint64_t epoch) {
-    return ((uint64_t)t->index << 32) + epoch;
-}
-
 static void fill_event(const bb_trainer *t, bb_train_moment moment, bb_train_event *e) {
     const bb_position *p = &t->run->position;
     *e = (bb_train_event){.moment = moment,
@@ -81,7 +75,7 @@ static bb_status train_batch(bb_trainer *t, bb_error *err) {
 static bb_status train_batches(bb_trainer *t, bb_error *err) {
     bb_run *run = t->run;
     bb_position *p = &run->position;
-    BB_TRY(bb_loader_start(run->train, epoch_number(t, p->epoch), p->batch, err));
+    BB_TRY(bb_loader_start(run->train, bb_trainer_epoch(t, p->epoch), p->batch, err));
     while (p->batch < t->batches) {
         double before = p->total_seconds;
         bb_train_event event;
@@ -140,28 +134,15 @@ static bb_status end_epoch(bb_trainer *t, bb_error *err) {
 
 /* ---- the finished network -------------------------------------------------------------------- */
 
-static int next_batch(void *user, size_t index, bb_array *inputs) {
-    bb_trainer *t = user;
-    bb_batch batch;
-    if (bb_loader_next(t->run->train, &batch, &t->callback_error) != BB_STATUS_OK)
-        return 1;
-    inputs[0].data = (void *)(uintptr_t)batch.images;
-    return 0;
-}
-
 /* Statistics of BatchNormalization as the finished weights give them, in f32. */
 static bb_status reestimate(bb_trainer *t, bb_error *err) {
     size_t n =
         (size_t)t->stage->bn_batches < t->batches ? (size_t)t->stage->bn_batches : t->batches;
-    bb_array input = t->input;
     bb_gradient *program;
     if (n == 0)
         return BB_STATUS_OK;
-    BB_TRY(bb_loader_start(t->run->train, epoch_number(t, UINT32_MAX), 0, err));
     BB_TRY(bb_trainer_forward_program(t, true, &program, err));
-    bb_status status = bb_lowbit_reestimate(program, next_batch, t, n, &input, err);
-    if (status == BB_STATUS_CANCELLED && t->callback_error.status != BB_STATUS_OK && err)
-        *err = t->callback_error;
+    bb_status status = bb_trainer_reestimate(t, program, n, err);
     if (status == BB_STATUS_OK)
         bb_trainer_copy_statistics(program, t->train);
     bb_gradient_destroy(program);

@@ -53,6 +53,13 @@ bb_status bb_trainer_backward(bb_trainer *trainer, bb_error *err);
  *  precision of training steps; statistics are its own. training: those of each batch. */
 bb_status bb_trainer_forward_program(const bb_trainer *trainer, bool training,
                                      bb_gradient **program, bb_error *err);
+/** Stages and epochs draw different orders and augmentations; the last number of a stage is for
+ *  statistics taken anew. */
+static inline uint64_t bb_trainer_epoch(const bb_trainer *trainer, uint64_t epoch) {
+    return ((uint64_t)trainer->index << 32) + epoch;
+}
+/** Statistics of BatchNormalization in a program that trains become those of n batches. */
+bb_status bb_trainer_reestimate(bb_trainer *trainer, bb_gradient *program, size_t n, bb_error *err);
 /** Statistics of BatchNormalization from one program of t->graph to another. */
 void bb_trainer_copy_statistics(bb_gradient *from, bb_gradient *to);
 /** Test set: cross entropy of profile 0 and accuracy of every profile. */

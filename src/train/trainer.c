@@ -50,17 +50,62 @@ static bb_status open_lowbit(bb_trainer *t, bb_error *err) {
     return status;
 }
 
-/* ---- programs -------------------------------------------------------------------------------- */
-
-static bool uses_bf16(const bb_trainer *t) {
-    return t->run->options.precision == BB_PRECISION_BF16;
-}
-
 static bb_status create_program(const bb_trainer *t, const bb_graph *graph,
                                 const bb_gradient_options *options, bb_gradient **program,
                                 bb_error *err) {
     const int64_t *dims[1] = {t->input.dims};
     return bb_gradient_create(graph, dims, options, program, err);
+}
+
+/* ---- statistics of BatchNormalization -------------------------------------------------------- */
+
+static int next_batch(void *user, size_t index, bb_array *inputs) {
+    bb_trainer *t = user;
+    bb_batch batch;
+    if (bb_loader_next(t->run->train, &batch, &t->callback_error) != BB_STATUS_OK)
+        return 1;
+    inputs[0].data = (void *)(uintptr_t)batch.images;
+    return 0;
+}
+
+bb_status bb_trainer_reestimate(bb_trainer *t, bb_gradient *program, size_t n, bb_error *err) {
+    bb_array input = t->input;
+    BB_TRY(bb_loader_start(t->run->train, bb_trainer_epoch(t, UINT32_MAX), 0, err));
+    bb_status status = bb_lowbit_reestimate(program, next_batch, t, n, &input, err);
+    if (status == BB_STATUS_CANCELLED && t->callback_error.status != BB_STATUS_OK && err)
+        *err = t->callback_error;
+    return status;
+}
+
+static bool comes_from_few_bits(const bb_trainer *t) {
+    const bb_settings *s = &t->run->settings;
+    size_t from = t->stage->from ? bb_settings_find_stage(s, t->stage->from, t->index) : t->index;
+    return from < t->index && s->stages[from].n_profiles > 0;
+}
+
+/* Latent weights without their quantizers make other activations than those whose statistics came
+ * with them, layer by layer further off: steps chosen on these would be of no use (one-bit stages
+ * began with activations that were all 0, and stayed there). */
+static bb_status renew_source(bb_trainer *t, bb_error *err) {
+    const bb_gradient_options options = {
+        .threads = t->run->threads, .training = true, .forward_only = true};
+    size_t batch = (size_t)t->run->settings.batch;
+    size_t n = (bb_trainer_calibration_count(t) + batch - 1) / batch;
+    bb_gradient *program;
+    if (!comes_from_few_bits(t))
+        return BB_STATUS_OK;
+    BB_TRY(create_program(t, t->source, &options, &program, err));
+    bb_status status = bb_trainer_reestimate(t, program, n < t->batches ? n : t->batches, err);
+    if (status == BB_STATUS_OK)
+        status = bb_gradient_export(program, t->source, err);
+    bb_gradient_destroy(program);
+    return status;
+}
+
+/* ---- programs -------------------------------------------------------------------------------- */
+
+static bool uses_bf16(const bb_trainer *t) {
+    return t->run->options.precision == BB_PRECISION_BF16;
 }
 
 bb_status bb_trainer_forward_program(const bb_trainer *t, bool training, bb_gradient **program,
@@ -278,6 +323,7 @@ bb_status bb_trainer_open(bb_trainer *t, bb_error *err) {
     t->input =
         (bb_array){.dtype = BB_DTYPE_F32, .rank = 4, .dims = {s->batch, channels, height, width}};
     BB_TRY(bb_run_source(t->run, t->stage, &t->source, err));
+    BB_TRY(renew_source(t, err));
     if (t->stage->n_profiles > 0)
         BB_TRY(open_lowbit(t, err));
     t->graph = t->lowbit ? bb_lowbit_graph(t->lowbit) : t->source;

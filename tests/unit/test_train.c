@@ -411,6 +411,31 @@ static void students_learn_features(void **state) {
     write_text("config.json", CONFIG);
 }
 
+/* ---- ladders ----------------------------------------------------------------------------------
+ */
+
+/* A network of one-bit weights is a nearly as good one-bit network again: its latent weights come
+ * with steps that fit them, though without quantizers they compute something else. */
+static void ladders_begin_where_they_were(void **state) {
+    watch w = {.from_stage = 2};
+    bb_error err = {0};
+    write_text("config.json",
+               "{\"version\": 1, \"task\": " TASK ", \"batch\": 8, \"data\": {\"train\": "
+               "\"${DATA}/train\", \"test\": \"${DATA}/test\"},\n"
+               " \"network\": {\"kind\": \"resnet20\", \"blocks\": 3, \"widths\": [8, 8, 16], "
+               "\"classes\": 2},\n"
+               " \"defaults\": {\"optimizer\": \"adam\", \"rate\": 0.01, \"bn_batches\": 4, "
+               "\"calibration\": 32},\n"
+               " \"stages\": [{\"name\": \"float\", \"epochs\": 4},\n"
+               "  {\"name\": \"few\", \"bits\": \"w1a2\", \"epochs\": 16},\n"
+               "  {\"name\": \"fewer\", \"bits\": \"w1a1\", \"epochs\": 1}]}");
+    if (run("ladder", &w, NULL, &err) != BB_STATUS_OK)
+        fail_msg("%s", err.message);
+    if (w.loss_first > 0.5)
+        fail_msg("the second rung began with a loss of %g", w.loss_first);
+    write_text("config.json", CONFIG);
+}
+
 static int setup(void **state) {
     if (make_root(state) != 0)
         return -1;
@@ -431,6 +456,7 @@ int main(void) {
         cmocka_unit_test(options_of_another_version_are_refused),
         cmocka_unit_test(loss_that_is_no_number_stops_training),
         cmocka_unit_test(students_learn_features),
+        cmocka_unit_test(ladders_begin_where_they_were),
         cmocka_unit_test(imported_networks_get_batch_norm_and_learn),
     };
     return cmocka_run_group_tests(tests, setup, remove_root);
