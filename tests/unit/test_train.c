@@ -411,8 +411,7 @@ static void students_learn_features(void **state) {
     write_text("config.json", CONFIG);
 }
 
-/* ---- ladders ----------------------------------------------------------------------------------
- */
+/* ---- ladders --------------------------------------------------------------------------------- */
 
 /* A network of one-bit weights is a nearly as good one-bit network again: its latent weights come
  * with steps that fit them, though without quantizers they compute something else. */
