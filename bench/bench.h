@@ -51,8 +51,7 @@ void bench_interleaved(bench_runner *const *runners, size_t n, int rounds, doubl
 double bench_clock_ghz(void);
 double bench_seconds(void);
 
-/** The file of --json, begun as a list; NULL where no path was given. False: it cannot be created.
- */
+/** The file of --json, begun as a list; NULL where no path was given. False: cannot be created. */
 bool bench_json_open(const char *path, FILE **file);
 bool bench_json_close(FILE *file); /**< NULL is fine */
 

@@ -109,8 +109,8 @@ void cli_table_print(const cli_table *table, cli_format format, FILE *out);
 void cli_table_free(cli_table *table);
 
 /** Text from files, for a terminal: control characters, which may move its cursor or worse, become
- *  '?'; cut after some thousand bytes. In one of four static buffers, which this function,
- * cli_bytes and cli_count take in turn. */
+ *  '?'; cut after some thousand bytes. In one of four static buffers, which this function and
+ *  cli_bytes and cli_count take in turn. */
 const char *cli_text(const char *text);
 /** One cell of a CSV line, in quotes where it needs them. */
 void cli_csv_cell(const char *text, FILE *out);

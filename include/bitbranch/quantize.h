@@ -87,8 +87,8 @@ BB_API void bb_quantize_report_free(bb_quantize_report *report);
 
 /** Quantizes at options->profiles. One call at a time in a process: it sets how many threads
  *  OpenBLAS uses while it runs. The same input gives the same bytes at any thread count
- *  (BB_EFFORT_BEST: at the same thread count, on processors that both have or lack AVX512-BF16).
- * report may be NULL. */
+ *  (BB_EFFORT_BEST: at the same thread count, on processors that both have or lack
+ *  AVX512-BF16). report may be NULL. */
 BB_API bb_status bb_quantize(const bb_graph *graph, const bb_quantize_options *options,
                              bb_calibration_fn calibration, void *user, size_t count,
                              bb_model **model, bb_quantize_report *report, bb_error *err);

@@ -22,15 +22,6 @@ typedef struct distillation {
     bb_rng rng;
 } distillation;
 
-static void shuffle(distillation *d) {
-    for (size_t i = d->n; i > 1; i--) {
-        size_t j = (size_t)bb_rng_below(&d->rng, i);
-        uint32_t other = d->order[i - 1];
-        d->order[i - 1] = d->order[j];
-        d->order[j] = other;
-    }
-}
-
 /* ---- one step -------------------------------------------------------------------------------- */
 
 /** Reads one value of both networks and takes room for its gradient. */
@@ -93,7 +84,7 @@ static bb_status train(distillation *d, const float *images, bb_error *err) {
     size_t per_epoch = d->n / d->batch, total = per_epoch * EPOCHS;
     for (size_t i = 0; i < total; i++) {
         if (i % per_epoch == 0)
-            shuffle(d);
+            bb_tuning_shuffle(&d->rng, d->order, d->n);
         BB_TRY(step(d, images, i % per_epoch * d->batch, i, total, err));
         if (i % 8 == 0)
             BB_TRY(bb_quantize_progress(d->s->q, "distill", i, total, err));

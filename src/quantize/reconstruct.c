@@ -55,15 +55,6 @@ static bb_status advance(reconstruction *r, bool student, const bb_span *span, c
 
 /* ---- one span -------------------------------------------------------------------------------- */
 
-static void shuffle(reconstruction *r) {
-    for (size_t i = r->n; i > 1; i--) {
-        size_t j = (size_t)bb_rng_below(&r->rng, i);
-        uint32_t other = r->order[i - 1];
-        r->order[i - 1] = r->order[j];
-        r->order[j] = other;
-    }
-}
-
 /** Elementwise half from either network. */
 static void mix(reconstruction *r, const float *a, const float *b, float *x, size_t n) {
     for (size_t i = 0; i < n; i += 64) {
@@ -81,7 +72,7 @@ static bb_status iterate(reconstruction *r, bb_tuning *t, const bb_span *span, c
     size_t per_pass = r->n / r->batch, first = it % per_pass * r->batch;
     bb_array y;
     if (first == 0)
-        shuffle(r);
+        bb_tuning_shuffle(&r->rng, r->order, r->n);
     for (size_t k = 0; k < r->batch; k++) {
         size_t image = r->order[first + k];
         mix(r, r->made + image * n_in, r->wanted + image * n_in, r->x + k * n_in, n_in);

@@ -400,6 +400,15 @@ static void damp(bb_tuning *t, float rate, float part) {
     }
 }
 
+void bb_tuning_shuffle(bb_rng *rng, uint32_t *order, size_t n) {
+    for (size_t i = n; i > 1; i--) {
+        size_t j = (size_t)bb_rng_below(rng, i);
+        uint32_t other = order[i - 1];
+        order[i - 1] = order[j];
+        order[j] = other;
+    }
+}
+
 void bb_tuning_step(bb_tuning *t, size_t i, size_t n) {
     float rate = schedule(i, n);
     bb_optimizer_step(t->optimizer, rate);

@@ -49,6 +49,8 @@ bb_status bb_tuning_forward(bb_tuning *t, const float *x, bb_error *err);
 double bb_tuning_square(const bb_array *is, const bb_array *want, double weight, float *gradient);
 /** The value that losses of an output look at: what goes into a final Softmax, else the output. */
 int bb_tuning_score(const bb_graph *graph, int output);
+/** Another order of n images. */
+void bb_tuning_shuffle(bb_rng *rng, uint32_t *order, size_t n);
 /** Step i of n: along the gradients of the last backward run. */
 void bb_tuning_step(bb_tuning *t, size_t i, size_t n);
 
