@@ -386,8 +386,9 @@ static bb_status make_tables(bb_quantization *q, bb_error *err) {
     q->block_of = bb_arena_array(q->arena, n_values, sizeof *q->block_of);
     q->last_reader = bb_arena_array(q->arena, n_values, sizeof *q->last_reader);
     q->stored = bb_arena_array(q->arena, n_values * q->n_profiles, sizeof *q->stored);
+    q->reference = bb_arena_array(q->arena, n_values, sizeof *q->reference);
     if (!ok || !q->profiles || !q->codes || !q->targets || !q->simulated || !q->sqnr || !q->rms ||
-        !q->block_of || !q->last_reader || !q->stored)
+        !q->block_of || !q->last_reader || !q->stored || !q->reference)
         return bb_fail_memory(err, "quantizer tables");
     return BB_STATUS_OK;
 }

@@ -53,6 +53,8 @@ static size_t stored_bytes(const bb_quantization *q, int value) {
             bytes += n * (v->grids[g].bits > 8 ? 2 : 1);
         bytes += v->n ? 0 : n * sizeof(float);
     }
+    if (bb_reference_wanted(q) && value != q->graph->inputs[0])
+        bytes += n * sizeof(uint16_t);
     return bytes;
 }
 
@@ -77,7 +79,8 @@ static size_t peak_bytes(const bb_quantization *q) {
 
 static void choose_sizes(bb_quantization *q) {
     size_t peak = peak_bytes(q), total = 0;
-    q->images = peak > 0 && STORE_BYTES / peak < q->count ? STORE_BYTES / peak : q->count;
+    size_t most = bb_reference_wanted(q) ? 2 * STORE_BYTES : STORE_BYTES;
+    q->images = peak > 0 && most / peak < q->count ? most / peak : q->count;
     q->images = q->images ? q->images : 1;
     for (int pass = 0; pass < 2; pass++) {
         double keep = pass && total > TARGET_BYTES ? (double)TARGET_BYTES / (double)total : 1.0;

@@ -138,6 +138,23 @@ void bb_gram_finish(bb_gram *gram, bb_pool *pool) {
     bb_pool_run(pool, gram->groups, finish_task, gram);
 }
 
+double bb_gram_fit(const bb_gram *gram, size_t output, const uint8_t *codes, uint32_t bits,
+                   uint32_t shift, double scale, float *scratch) {
+    size_t d = gram->d;
+    const float *xx = gram->xx + output / gram->rows * d * d, *yx = gram->yx + output * d;
+    float *b = scratch, *product = scratch + d;
+    double covariance = 0.0, variance = 0.0;
+    for (size_t i = 0; i < d; i++)
+        b[i] = (float)(2 * (codes[i] >> shift) - ((1 << bits) - 1));
+    cblas_sgemv(CblasRowMajor, CblasNoTrans, (int)d, (int)d, 1.0f, xx, (int)d, b, 1, 0.0f, product,
+                1);
+    for (size_t i = 0; i < d; i++) {
+        covariance += (double)b[i] * (double)yx[i];
+        variance += (double)b[i] * (double)product[i];
+    }
+    return covariance > 0.0 && variance > 0.0 ? covariance / variance : scale;
+}
+
 double bb_gram_spread(const bb_gram *gram, size_t output, const uint8_t *codes, uint32_t bits,
                       uint32_t shift, double scale) {
     const float *yx = gram->yx + output * gram->d;

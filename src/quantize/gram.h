@@ -31,6 +31,10 @@ void bb_gram_free(bb_gram *gram);
 void bb_gram_add(bb_gram *gram, const float *x, const float *y, size_t n, bb_pool *pool);
 /** Turns sums into xx = cov(x), yx = cov(y, x) and means. */
 void bb_gram_finish(bb_gram *gram, bb_pool *pool);
+/** Least squares scale cov(b.x, y) / var(b.x) of one output, b = 2*(codes >> shift) - (2^bits - 1);
+ *  `scale` where that is not positive. scratch[2*d]. */
+double bb_gram_fit(const bb_gram *gram, size_t output, const uint8_t *codes, uint32_t bits,
+                   uint32_t shift, double scale, float *scratch);
 /**
  * sqrt(var(y) / var(scale*b.x)) of one output, b = 2*(codes >> shift) - (2^bits - 1). Least squares
  * predicts the part of y it can and so varies less than y, the more so the fewer bits there are;

@@ -22,6 +22,7 @@ typedef struct layer {
     bb_conv_shape shape;
     size_t d, group_rows;
     bool second;           /* second moments, not means alone */
+    bool solved_mixed;     /* and on mixed inputs */
     float *weights, *bias; /* float, model order; of the engine's input units where pixels */
     uint32_t *columns;
     uint8_t *codes;
@@ -29,9 +30,9 @@ typedef struct layer {
     float *scale[BB_SOLVE_MAX_PROFILES];
     /* of one gathering */
     size_t profile, first_image, n_images;
+    bool mixed; /* a random half of the input's elements is the float network's */
     float *x, *y;
     float **image, **residual; /* [workers] scratch */
-    uint32_t **position;       /* [workers] scratch */
 } layer;
 
 /* ---- gathering ------------------------------------------------------------------------------- */
@@ -49,6 +50,16 @@ static extent extent_of(const bb_value *v) {
     return e;
 }
 
+static void mix_reference(const layer *l, size_t image, float *x, float *reference) {
+    const bb_quantization *q = l->q;
+    int value = l->b->in[0];
+    bb_rng rng;
+    bb_rng_seed(&rng, q->options->seed ^ 0x6d69786564ull ^ (uint64_t)l->block << 40 ^
+                          (uint64_t)image << 16);
+    bb_reference_read(q, value, image, reference);
+    bb_reference_mix(&rng, x, reference, x, bb_quantize_elements(q, value));
+}
+
 /** The block's input of one image, [pixel][channel], in the units its weights are for. */
 static void load_image(const layer *l, size_t image, float *plain, float *pixels_first) {
     const bb_quantization *q = l->q;
@@ -58,6 +69,8 @@ static void load_image(const layer *l, size_t image, float *plain, float *pixels
     bool raw = bb_quantize_is_pixels(q, value);
     bb_store_read(q, l->profile, value, q->profiles[l->profile].blocks[l->block].in_grid[0], image,
                   plain);
+    if (l->mixed)
+        mix_reference(l, image, plain, pixels_first);
     if (l->columns) {
         for (size_t j = 0; j < e.channels; j++)
             pixels_first[j] = plain[l->columns[j]];
@@ -123,7 +136,7 @@ static void gather_task(void *user, size_t task, size_t worker) {
     gather_target(l, image, task * l->t->samples, l->residual[worker]);
 }
 
-static void gather(layer *l) {
+static void gather_images(layer *l) {
     size_t per_round = CHUNK_ROWS / l->t->samples ? CHUNK_ROWS / l->t->samples : 1;
     for (l->first_image = 0; l->first_image < l->q->images; l->first_image += per_round) {
         size_t left = l->q->images - l->first_image;
@@ -132,6 +145,16 @@ static void gather(layer *l) {
         bb_gram_add(&l->grams[l->profile], l->x, l->y, l->n_images * l->t->samples, l->q->pool);
     }
     bb_gram_finish(&l->grams[l->profile], l->q->pool);
+}
+
+/** Fills grams[p] anew. */
+static bb_status gather(layer *l, size_t p, bool mixed, bool second, bb_error *err) {
+    l->profile = p;
+    l->mixed = mixed;
+    bb_gram_free(&l->grams[p]);
+    BB_TRY(bb_gram_create(&l->grams[p], l->shape.groups, l->d, l->group_rows, second, err));
+    gather_images(l);
+    return BB_STATUS_OK;
 }
 
 /* ---- weights --------------------------------------------------------------------------------- */
@@ -181,12 +204,18 @@ static uint32_t most_bits(const layer *l) {
 
 /** Very few activation codes need the right spread more than the least error. Not before a residual
  *  add, where y also makes up for the shortcut's error. */
-static double spread(const layer *l, size_t p, size_t r) {
-    bb_bits bits = bb_quantize_bits(l->q, l->block, p);
-    if (!l->second || bits.activation > SPREAD_MATCHED_BITS || l->b->n_in > 1)
-        return 1.0;
-    return bb_gram_spread(&l->grams[p], r, l->codes + r * l->d, bits.weight,
-                          most_bits(l) - bits.weight, l->scale[p][r]);
+static bool matches_spread(const layer *l, size_t p) {
+    return l->second && bb_quantize_bits(l->q, l->block, p).activation <= SPREAD_MATCHED_BITS &&
+           l->b->n_in < 2;
+}
+
+static double matched_scale(const layer *l, size_t p, size_t r) {
+    uint32_t bits = bb_quantize_bits(l->q, l->block, p).weight, shift = most_bits(l) - bits;
+    const uint8_t *codes = l->codes + r * l->d;
+    double scale = l->scale[p][r];
+    if (l->solved_mixed)
+        scale = bb_gram_fit(&l->grams[p], r, codes, bits, shift, scale, l->x);
+    return scale * bb_gram_spread(&l->grams[p], r, codes, bits, shift, scale);
 }
 
 /** Matches mean and spread of every output channel; writes the profile's scales and biases. */
@@ -199,7 +228,8 @@ static bb_status finish_profile(layer *l, size_t p, bb_error *err) {
         return bb_fail_memory(err, "biases");
     for (size_t r = 0; r < l->shape.rows; r++) {
         double sum = 0.0;
-        l->scale[p][r] *= (float)spread(l, p, r);
+        if (matches_spread(l, p))
+            l->scale[p][r] = (float)matched_scale(l, p, r);
         const double *mean = gram->x_mean + r / l->group_rows * l->d;
         for (size_t i = 0; i < l->d; i++)
             sum += (2 * (l->codes[r * l->d + i] >> shift) - ((1 << bits) - 1)) * mean[i];
@@ -282,12 +312,12 @@ static void close_layer(layer *l) {
 
 static bb_status quantize(layer *l, bb_error *err) {
     bb_quantization *q = l->q;
-    for (l->profile = 0; l->profile < q->n_profiles; l->profile++) {
-        BB_TRY(bb_gram_create(&l->grams[l->profile], l->shape.groups, l->d, l->group_rows,
-                              l->second, err));
-        gather(l);
-    }
+    for (size_t p = 0; p < q->n_profiles; p++)
+        BB_TRY(gather(l, p, l->solved_mixed, l->second, err));
     BB_TRY(solve(l, err));
+    /* Means and spreads are those of what the engine will see. */
+    for (size_t p = 0; p < q->n_profiles && l->solved_mixed; p++)
+        BB_TRY(gather(l, p, false, matches_spread(l, p), err));
     q->codes[l->block] = (bb_block_codes){l->shape.rows, l->shape.taps, l->shape.depth,
                                           most_bits(l),  l->codes,      NULL};
     for (size_t p = 0; p < q->n_profiles; p++) {
@@ -307,6 +337,7 @@ bb_status bb_quantize_layer(bb_quantization *q, size_t block, bb_error *err) {
     l.d = (size_t)l.shape.taps * l.shape.depth;
     l.group_rows = l.shape.rows / l.shape.groups;
     l.second = q->options->effort != BB_EFFORT_FAST && l.d <= MAX_SOLVED_DEPTH;
+    l.solved_mixed = l.second && bb_reference_mixes(q, block);
     bb_status status = open_layer(&l, err);
     if (status == BB_STATUS_OK)
         status = quantize(&l, err);

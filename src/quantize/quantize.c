@@ -111,10 +111,16 @@ bb_status bb_quantize_open(bb_quantization *q, const bb_graph *graph,
     return prepare_graph(q, graph, err);
 }
 
+/** Activations of the calibration images. */
+static void forget_value(bb_quantization *q, int value) {
+    for (size_t p = 0; p < q->n_profiles; p++)
+        bb_store_free(q, p, value);
+    bb_reference_free(q, value);
+}
+
 void bb_quantize_close(bb_quantization *q) {
     for (size_t v = 0; q->stored && v < q->graph->n_values; v++)
-        for (size_t p = 0; p < q->n_profiles; p++)
-            bb_store_free(q, p, (int)v);
+        forget_value(q, (int)v);
     for (size_t b = 0; q->targets && b < q->plan.n; b++)
         bb_free(q->targets[b].y);
     bb_pool_destroy(q->pool);
@@ -129,8 +135,8 @@ static void forget_inputs(bb_quantization *q, size_t b) {
     bb_free(q->targets[b].y);
     q->targets[b].y = NULL;
     for (int i = 0; i < block->n_in; i++)
-        for (size_t p = 0; p < q->n_profiles && q->last_reader[block->in[i]] == (int)b; p++)
-            bb_store_free(q, p, block->in[i]);
+        if (q->last_reader[block->in[i]] == (int)b)
+            forget_value(q, block->in[i]);
 }
 
 bb_status bb_quantize_blocks(bb_quantization *q, bb_error *err) {
@@ -139,6 +145,8 @@ bb_status bb_quantize_blocks(bb_quantization *q, bb_error *err) {
             BB_TRY(bb_quantize_layer(q, b, err));
         for (size_t p = 0; p < q->n_profiles && q->simulated[b]; p++)
             BB_TRY(bb_quantize_simulate(q, b, p, err));
+        if (q->simulated[b])
+            BB_TRY(bb_reference_run(q, b, err));
         forget_inputs(q, b);
         BB_TRY(bb_quantize_progress(q, "quantize", b + 1, q->plan.n, err));
     }

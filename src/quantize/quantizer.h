@@ -60,16 +60,17 @@ typedef struct bb_quantization {
     bool *observed; /**< [n_values]: goes into its class's histogram */
     bb_value_class *classes;
     size_t n_classes;
-    int *block_of;                     /**< [n_values]: block that makes it, or -1 */
-    int *last_reader;                  /**< [n_values]: last block that reads it, or -1 */
-    bool *simulated;                   /**< [plan.n]: some CONV block depends on it */
-    bb_target *targets;                /**< [plan.n]; used where CONV */
-    bb_block_codes *codes;             /**< [plan.n] */
-    bb_profile_quant *profiles;        /**< [n_profiles] */
-    bb_stored *stored;                 /**< [n_profiles][n_values] */
-    float *sqnr;                       /**< [plan.n], first profile */
-    float *rms;                        /**< [plan.n]: of the float results before the activation */
-    size_t steps, steps_done;          /**< for progress */
+    int *block_of;              /**< [n_values]: block that makes it, or -1 */
+    int *last_reader;           /**< [n_values]: last block that reads it, or -1 */
+    bool *simulated;            /**< [plan.n]: some CONV block depends on it */
+    bb_target *targets;         /**< [plan.n]; used where CONV */
+    bb_block_codes *codes;      /**< [plan.n] */
+    bb_profile_quant *profiles; /**< [n_profiles] */
+    bb_stored *stored;          /**< [n_profiles][n_values] */
+    uint16_t **reference;       /**< [n_values]: [images][elements] bfloat16 of the float network */
+    float *sqnr;                /**< [plan.n], first profile */
+    float *rms;                 /**< [plan.n]: of the float results before the activation */
+    size_t steps, steps_done;   /**< for progress */
     double divergence[BB_TUNE_STAGES]; /**< for the report */
 } bb_quantization;
 
@@ -158,6 +159,11 @@ bb_status bb_subgraph_to_operator(const bb_quantization *q, size_t block, const 
 bb_status bb_subgraph_to_model(const bb_quantization *q, size_t block, const float *from, float *to,
                                bb_error *err);
 
+/** The block's first n_in inputs, which lie one after the other in `data`, as the subgraph takes
+ *  them: without repetition. Returns their number. */
+size_t bb_subgraph_list_inputs(const bb_quantization *q, const bb_block *block, int n_in,
+                               float *data, bb_array *arrays);
+
 /** One executor per worker for the same graph. */
 typedef struct bb_runners {
     size_t n;
@@ -182,6 +188,19 @@ bb_status bb_quantize_simulate(bb_quantization *q, size_t block, size_t profile,
 /** weights[row][tap][depth] = scale * level of a solved block, in the units of the float network's
  *  input; bb_free. NULL when out of memory. */
 float *bb_quantize_real_weights(const bb_quantization *q, size_t block, size_t profile);
+
+/* ---- reference.c: activations of the float network beside the simulated ones ----------------- */
+
+/** True where a layer is solved for mixed inputs: best effort, few activation bits. */
+bool bb_reference_mixes(const bb_quantization *q, size_t block);
+/** True where some layer is. */
+bool bb_reference_wanted(const bb_quantization *q);
+/** Keeps the block's float output of all images, where a later block reads it. */
+bb_status bb_reference_run(bb_quantization *q, size_t block, bb_error *err);
+void bb_reference_read(const bb_quantization *q, int value, size_t image, float *x);
+void bb_reference_free(bb_quantization *q, int value);
+/** Elementwise half from either; x may be one of them. */
+void bb_reference_mix(bb_rng *rng, const float *a, const float *b, float *x, size_t n);
 
 /* ---- report.c -------------------------------------------------------------------------------- */
 

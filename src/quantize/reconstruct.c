@@ -55,15 +55,6 @@ static bb_status advance(reconstruction *r, bool student, const bb_span *span, c
 
 /* ---- one span -------------------------------------------------------------------------------- */
 
-/** Elementwise half from either network. */
-static void mix(reconstruction *r, const float *a, const float *b, float *x, size_t n) {
-    for (size_t i = 0; i < n; i += 64) {
-        uint64_t coins = bb_rng_next(&r->rng);
-        for (size_t k = i; k < n && k < i + 64; k++, coins >>= 1)
-            x[k] = coins & 1 ? a[k] : b[k];
-    }
-}
-
 /** Target of image k of the batch, at the end of the span. */
 static bb_status iterate(reconstruction *r, bb_tuning *t, const bb_span *span, const float *target,
                          size_t it, bb_error *err) {
@@ -75,7 +66,8 @@ static bb_status iterate(reconstruction *r, bb_tuning *t, const bb_span *span, c
         bb_tuning_shuffle(&r->rng, r->order, r->n);
     for (size_t k = 0; k < r->batch; k++) {
         size_t image = r->order[first + k];
-        mix(r, r->made + image * n_in, r->wanted + image * n_in, r->x + k * n_in, n_in);
+        bb_reference_mix(&r->rng, r->made + image * n_in, r->wanted + image * n_in, r->x + k * n_in,
+                         n_in);
     }
     BB_TRY(bb_tuning_forward(t, r->x, err));
     BB_TRY(bb_gradient_value(t->program, span->out, &y, err));

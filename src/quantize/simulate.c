@@ -31,24 +31,6 @@ static void load_inputs(const simulation *s, size_t image, float *scratch) {
     }
 }
 
-/** Fills the graph's inputs, which are the block's without repetition. */
-static size_t list_inputs(const simulation *s, float *scratch, bb_array *arrays) {
-    size_t n = 0;
-    int n_in = s->b->kind == BB_BLOCK_CONV ? 1 : s->b->n_in;
-    for (int i = 0; i < n_in; i++) {
-        bool again = false;
-        for (int j = 0; j < i; j++)
-            again |= s->b->in[j] == s->b->in[i];
-        const bb_value *v = &s->q->graph->values[s->b->in[i]];
-        if (!again) {
-            arrays[n] = (bb_array){.dtype = BB_DTYPE_F32, .rank = v->rank, .data = scratch};
-            memcpy(arrays[n++].dims, v->dims, sizeof v->dims);
-        }
-        scratch += bb_quantize_elements(s->q, s->b->in[i]);
-    }
-    return n;
-}
-
 /* ---- the end of a CONV block ----------------------------------------------------------------- */
 
 static void activate(const bb_activation *act, float *x, size_t channel, size_t n) {
@@ -120,7 +102,8 @@ static void image_task(void *user, size_t image, size_t worker) {
     float *scratch = s->scratch[worker], *y = scratch + s->result;
     size_t n = bb_quantize_elements(s->q, s->b->output);
     load_inputs(s, image, scratch);
-    list_inputs(s, scratch, inputs);
+    bb_subgraph_list_inputs(s->q, s->b, s->b->kind == BB_BLOCK_CONV ? 1 : s->b->n_in, scratch,
+                            inputs);
     s->status[image] = bb_executor_run(ex, inputs, NULL, NULL, NULL);
     if (s->status[image] == BB_STATUS_OK)
         s->status[image] = bb_executor_output(ex, 0, &output, NULL);

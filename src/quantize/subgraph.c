@@ -201,6 +201,23 @@ bb_status bb_subgraph_of_conv(const bb_quantization *q, size_t block, const floa
     return status;
 }
 
+size_t bb_subgraph_list_inputs(const bb_quantization *q, const bb_block *block, int n_in,
+                               float *data, bb_array *arrays) {
+    size_t n = 0;
+    for (int i = 0; i < n_in; i++) {
+        bool again = false;
+        for (int j = 0; j < i; j++)
+            again |= block->in[j] == block->in[i];
+        const bb_value *v = &q->graph->values[block->in[i]];
+        if (!again) {
+            arrays[n] = (bb_array){.dtype = BB_DTYPE_F32, .rank = v->rank, .data = data};
+            memcpy(arrays[n++].dims, v->dims, sizeof v->dims);
+        }
+        data += bb_quantize_elements(q, block->in[i]);
+    }
+    return n;
+}
+
 /** The image that a Gemm reads flattened in NCHW order, or NULL. */
 static const bb_value *flattened_image(const bb_quantization *q, int value) {
     int made_by = q->block_of[value];

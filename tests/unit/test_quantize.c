@@ -332,6 +332,31 @@ static void test_spread_gives_the_variance_of_the_target(void **state) {
     free_layer(&l);
 }
 
+static void test_fitted_scales_leave_the_least_error(void **state) {
+    static uint8_t codes[MAX_ROWS * MAX_D];
+    static float scale[1][MAX_ROWS];
+    float fitted[6], scratch[2 * 20];
+    layer l;
+    make_layer(&l, 2, 3, 20, 23);
+    run_solver(&l, (const uint32_t[]){2}, 1, 4, 1, codes, scale);
+    bb_pool *pool;
+    assert_int_equal(bb_pool_create(1, &pool, NULL), BB_STATUS_OK);
+    fill_gram(&l, pool);
+    for (size_t r = 0; r < 6; r++)
+        fitted[r] = (float)bb_gram_fit(&l.gram, r, codes + r * 20, 2, 0, 0.0, scratch);
+    double least = layer_error(&l, codes, fitted, 2, 2);
+    for (size_t r = 0; r < 6; r++)
+        for (int up = 0; up < 2; up++) {
+            float kept = fitted[r];
+            fitted[r] *= up ? 1.02f : 0.98f;
+            assert_true(layer_error(&l, codes, fitted, 2, 2) > least);
+            fitted[r] = kept;
+        }
+    bb_gram_free(&l.gram);
+    bb_pool_destroy(pool);
+    free_layer(&l);
+}
+
 static void test_solver_does_not_depend_on_threads(void **state) {
     layer l;
     const uint32_t bits[] = {3, 2};
@@ -391,6 +416,7 @@ int main(void) {
         cmocka_unit_test(test_small_layers_come_close_to_the_optimum),
         cmocka_unit_test(test_nested_profiles_stay_near_their_own_optimum),
         cmocka_unit_test(test_spread_gives_the_variance_of_the_target),
+        cmocka_unit_test(test_fitted_scales_leave_the_least_error),
         cmocka_unit_test(test_solver_does_not_depend_on_threads),
         cmocka_unit_test(test_groups_are_solved_apart),
         cmocka_unit_test(test_weights_alone_are_rounded_to_nearest),

@@ -279,6 +279,199 @@ static void test_best_effort_is_judged_on_images_held_back(void **state) {
     bb_graph_destroy(g);
 }
 
+/* ---- the float network beside the quantized one ---------------------------------------------- */
+
+static void open_best(const bb_graph *g, const bb_bits *bits, bb_quantize_options *o,
+                      bb_quantization *q) {
+    pixel_options(o);
+    o->profiles = bits;
+    o->effort = BB_EFFORT_BEST;
+    assert_int_equal(bb_quantize_open(q, g, o, NULL), BB_STATUS_OK);
+    q->calibration = calibrate;
+    q->user = o;
+    q->count = IMAGES;
+    assert_int_equal(bb_quantize_calibrate(q, NULL), BB_STATUS_OK);
+}
+
+/** Largest difference of a kept output from what the tapped float network has there. */
+typedef struct reference_check {
+    const bb_quantization *q;
+    size_t image, checked;
+} reference_check;
+
+static int compare_with_reference(void *user, int value, const bb_array *array) {
+    reference_check *c = user;
+    float kept[WIDTH * SIDE * SIDE];
+    const float *want = array->data;
+    size_t n = bb_quantize_elements(c->q, value);
+    assert_true(n <= BB_COUNT(kept));
+    if (!c->q->reference[value])
+        return 0;
+    bb_reference_read(c->q, value, c->image, kept);
+    for (size_t i = 0; i < n; i++) /* bfloat16 all the way from the input */
+        assert_true(fabsf(kept[i] - want[i]) <= 0.02f * fabsf(want[i]) + 0.02f);
+    c->checked++;
+    return 0;
+}
+
+static void test_references_are_what_the_float_network_has(void **state) {
+    static const bb_bits w3a3 = {3, 3};
+    bb_graph *g = small_network();
+    bb_quantize_options o;
+    bb_quantization q;
+    int tapped[64];
+    size_t n = 0;
+    open_best(g, &w3a3, &o, &q);
+    for (size_t b = 0; b < q.plan.n; b++) {
+        assert_int_equal(bb_reference_run(&q, b, NULL), BB_STATUS_OK);
+        tapped[n++] = q.plan.blocks[b].output;
+    }
+    bb_runners runners;
+    assert_int_equal(bb_runners_create(&runners, q.graph, tapped, n, 1, NULL), BB_STATUS_OK);
+    for (size_t image = 0; image < 3; image++) {
+        float *x = load(&q, image, 1);
+        bb_array input = {.dtype = BB_DTYPE_F32, .rank = 4, .data = x};
+        memcpy(input.dims, q.graph->values[q.graph->inputs[0]].dims, sizeof input.dims);
+        reference_check check = {&q, image, 0};
+        assert_int_equal(
+            bb_executor_run(runners.executors[0], &input, compare_with_reference, &check, NULL),
+            BB_STATUS_OK);
+        assert_true(check.checked >= 4);
+        bb_free(x);
+    }
+    bb_runners_destroy(&runners);
+    bb_quantize_close(&q);
+    bb_graph_destroy(g);
+}
+
+static size_t count_mixed(bb_bits bits, bb_effort effort) {
+    bb_graph *g = small_network();
+    bb_quantize_options o;
+    bb_quantization q;
+    size_t n = 0;
+    pixel_options(&o);
+    o.profiles = &bits;
+    o.effort = effort;
+    assert_int_equal(bb_quantize_open(&q, g, &o, NULL), BB_STATUS_OK);
+    for (size_t b = 0; b < q.plan.n; b++)
+        n += bb_reference_mixes(&q, b);
+    assert_int_equal(n > 0, bb_reference_wanted(&q));
+    bb_quantize_close(&q);
+    bb_graph_destroy(g);
+    return n;
+}
+
+/** Neither the first layer, which reads pixels, nor the last, of 8 bits. */
+static void test_layers_of_few_activation_bits_see_references(void **state) {
+    assert_int_equal(count_mixed((bb_bits){3, 3}, BB_EFFORT_BEST), 2);
+    assert_int_equal(count_mixed((bb_bits){2, 2}, BB_EFFORT_BEST), 2);
+    assert_int_equal(count_mixed((bb_bits){2, 4}, BB_EFFORT_BEST), 0);
+    assert_int_equal(count_mixed((bb_bits){3, 3}, BB_EFFORT_DEFAULT), 0);
+}
+
+static void test_mixtures_are_half_of_either(void **state) {
+    enum { N = 10000 };
+    static float a[N], b[N], x[N];
+    size_t from_a = 0;
+    bb_rng rng;
+    for (size_t i = 0; i < N; i++) {
+        a[i] = (float)i;
+        b[i] = -1.0f - (float)i;
+    }
+    bb_rng_seed(&rng, 5);
+    bb_reference_mix(&rng, a, b, x, N);
+    for (size_t i = 0; i < N; i++) {
+        assert_true(x[i] == a[i] || x[i] == b[i]);
+        from_a += x[i] == a[i];
+    }
+    assert_in_range(from_a, N / 2 - 250, N / 2 + 250); /* five standard errors */
+}
+
+/** Adds one image's sums with bias and shortcut, and what they should be. */
+static void add_sums(const bb_quantization *q, size_t b, size_t image, bb_executor *ex, float *x,
+                     double *is, double *want) {
+    const bb_target *t = &q->targets[b];
+    const bb_block *block = &q->plan.blocks[b];
+    const bb_block_quant *quant = &q->profiles[0].blocks[b];
+    size_t rows = t->shape.rows;
+    float *shortcut = x + bb_quantize_elements(q, block->in[0]);
+    bb_array in, out;
+    bb_store_read(q, 0, block->in[0], quant->in_grid[0], image, x);
+    if (block->n_in > 1)
+        bb_store_read(q, 0, block->in[1], quant->in_grid[1], image, shortcut);
+    bb_subgraph_list_inputs(q, block, 1, x, &in);
+    assert_int_equal(bb_executor_run(ex, &in, NULL, NULL, NULL), BB_STATUS_OK);
+    assert_int_equal(bb_executor_output(ex, 0, &out, NULL), BB_STATUS_OK);
+    assert_int_equal(t->samples, t->pixels);
+    for (size_t r = 0; r < rows; r++)
+        for (size_t i = 0; i < t->pixels; i++) {
+            is[r] += (double)((const float *)out.data)[r * t->pixels + i] + (double)quant->bias[r];
+            is[r] += block->n_in > 1 ? (double)shortcut[r * t->pixels + i] : 0.0;
+            want[r] += t->y[(image * t->samples + i) * rows + r];
+        }
+}
+
+/** A layer's sums over all images and positions against those of the float network. */
+static void check_mean(const bb_quantization *q, size_t b) {
+    const bb_target *t = &q->targets[b];
+    const bb_block *block = &q->plan.blocks[b];
+    float *w = bb_quantize_real_weights(q, b, 0), *x;
+    bb_graph *graph;
+    bb_runners runners;
+    assert_non_null(w);
+    assert_int_equal(bb_subgraph_of_conv(q, b, w, &graph, NULL), BB_STATUS_OK);
+    assert_int_equal(bb_runners_create(&runners, graph, NULL, 0, 1, NULL), BB_STATUS_OK);
+    double is[WIDTH] = {0}, want[WIDTH] = {0};
+    x = bb_alloc_array(2 * bb_quantize_elements(q, block->in[0]) + t->shape.rows * t->pixels,
+                       sizeof *x);
+    for (size_t image = 0; image < IMAGES; image++)
+        add_sums(q, b, image, runners.executors[0], x, is, want);
+    for (size_t r = 0; r < t->shape.rows; r++)
+        assert_true(fabs(is[r] - want[r]) < 1e-3 * IMAGES * (double)t->pixels);
+    bb_free(x);
+    bb_free(w);
+    bb_runners_destroy(&runners);
+    bb_graph_destroy(graph);
+}
+
+/** Another float network gives other codes. */
+static void check_mixture(bb_quantization *q, size_t b) {
+    const bb_block_codes c = q->codes[b];
+    int value = q->plan.blocks[b].in[0];
+    memset(q->reference[value], 0, q->images * bb_quantize_elements(q, value) * sizeof(uint16_t));
+    assert_int_equal(bb_quantize_layer(q, b, NULL), BB_STATUS_OK);
+    assert_memory_not_equal(c.codes, q->codes[b].codes, (size_t)c.rows * c.taps * c.depth);
+}
+
+/** Weights are solved on mixtures, but biases make the means of the engine's own sums right. */
+static void test_mixtures_are_for_weights_alone(void **state) {
+    static const bb_bits w2a2 = {2, 2};
+    bb_graph *g = small_network();
+    bb_quantize_options o;
+    bb_quantization q;
+    size_t checked = 0;
+    open_best(g, &w2a2, &o, &q);
+    for (size_t b = 0; b < q.plan.n; b++) {
+        const bb_block *block = &q.plan.blocks[b];
+        if (block->kind == BB_BLOCK_CONV)
+            assert_int_equal(bb_quantize_layer(&q, b, NULL), BB_STATUS_OK);
+        if (bb_reference_mixes(&q, b)) {
+            check_mean(&q, b);
+            check_mixture(&q, b);
+            checked++;
+        }
+        if (q.simulated[b]) {
+            assert_int_equal(bb_quantize_simulate(&q, b, 0, NULL), BB_STATUS_OK);
+            assert_int_equal(bb_reference_run(&q, b, NULL), BB_STATUS_OK);
+        }
+    }
+    assert_int_equal(checked, 2);
+    bb_quantize_close(&q);
+    bb_graph_destroy(g);
+}
+
+/* ---- spans ----------------------------------------------------------------------------------- */
+
 static bool ends_span(const bb_quantization *q, const bb_span *spans, size_t n, const char *name) {
     for (size_t i = 0; i < n; i++)
         if (spans[i].out >= 0 && strcmp(q->graph->values[spans[i].out].name, name) == 0)
@@ -644,6 +837,10 @@ int main(void) {
         cmocka_unit_test(test_effort_pays),
         cmocka_unit_test(test_training_that_harms_is_undone),
         cmocka_unit_test(test_best_effort_is_judged_on_images_held_back),
+        cmocka_unit_test(test_references_are_what_the_float_network_has),
+        cmocka_unit_test(test_layers_of_few_activation_bits_see_references),
+        cmocka_unit_test(test_mixtures_are_half_of_either),
+        cmocka_unit_test(test_mixtures_are_for_weights_alone),
         cmocka_unit_test(test_spans_end_before_global_pools),
         cmocka_unit_test(test_moved_images_are_parts_of_images),
         cmocka_unit_test(test_threads_give_the_same_file),
