@@ -22,6 +22,7 @@ typedef struct bb_stage_result {
     uint64_t model_bytes;                         /**< 0: no model */
     double seconds;
     uint64_t precisions; /**< as in bb_position */
+    uint64_t until;      /**< as in bb_settings; 0: written before there was one */
 } bb_stage_result;
 
 typedef struct bb_record {

@@ -269,11 +269,37 @@ static bb_status read_top(bb_settings *s, const bb_path_rules *rules, const bb_j
 }
 
 /* FNV-1a. */
-static uint64_t hash_text(const char *text) {
-    uint64_t h = 14695981039346656037u;
+static const uint64_t HASH_OF_NOTHING = 14695981039346656037u;
+static uint64_t hash_text(uint64_t h, const char *text) {
     for (; *text; text++)
         h = (h ^ (uint8_t)*text) * 1099511628211u;
     return h;
+}
+
+static bool hash_json(uint64_t *h, const json_t *json) {
+    char *text = json_dumps(json, JSON_SORT_KEYS | JSON_COMPACT);
+    if (!text)
+        return false;
+    *h = hash_text(*h, text);
+    free(text);
+    return true;
+}
+
+/* All around the stages that results depend on, then one stage after the other. */
+static bb_status hash_stages(bb_settings *s, json_t *root, bb_error *err) {
+    static const char *const apart[] = {"stages", "out", "checkpoint_minutes", "max_minutes"};
+    json_t *stages = json_incref(json_object_get(root, "stages"));
+    uint64_t h = HASH_OF_NOTHING;
+    for (size_t i = 0; i < BB_COUNT(apart); i++)
+        json_object_del(root, apart[i]);
+    s->until = bb_arena_array(s->arena, s->n_stages + 1, sizeof *s->until);
+    bool ok = s->until && hash_json(&h, root);
+    for (size_t i = 0; ok && i < s->n_stages; i++) {
+        ok = hash_json(&h, json_array_get(stages, i));
+        s->until[i] = h;
+    }
+    json_decref(stages);
+    return ok ? BB_STATUS_OK : bb_fail_memory(err, s->path);
 }
 
 static bb_status parse(bb_settings *s, const bb_path_rules *rules, const char *text,
@@ -287,8 +313,10 @@ static bb_status parse(bb_settings *s, const bb_path_rules *rules, const char *t
     bb_status status = json_is_object(root)
                            ? read_top(s, rules, &top)
                            : bb_fail(err, BB_STATUS_BAD_FILE, "%s: not a JSON object", s->path);
+    if (status == BB_STATUS_OK)
+        status = hash_stages(s, root, err);
     json_decref(root);
-    s->fingerprint = hash_text(text);
+    s->fingerprint = hash_text(HASH_OF_NOTHING, text);
     return status;
 }
 

@@ -63,6 +63,7 @@ typedef struct bb_settings {
     bb_network_options network;
     size_t n_stages;
     bb_stage *stages;
+    uint64_t *until; /**< [n_stages]: fingerprint of all that a stage's result depends on */
 } bb_settings;
 
 /**

@@ -189,7 +189,8 @@ static bb_status finish(bb_trainer *t, bb_error *err) {
     bb_stage_result result = {.stage = (uint32_t)t->index,
                               .best_epoch = (uint32_t)p->best_epoch,
                               .best_accuracy = p->best_accuracy,
-                              .precisions = p->precisions};
+                              .precisions = p->precisions,
+                              .until = run->settings.until[t->index]};
     for (size_t i = 0; t->stage->keep_best && p->best_epoch > 0 && i < t->n_kept; i++)
         memcpy(t->arrays[i].data, t->kept[i].data, t->arrays[i].n * sizeof(float));
     BB_TRY(reestimate(t, err));

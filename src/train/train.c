@@ -183,8 +183,14 @@ static bb_status go_back(bb_run *run, const char *stage, bb_error *err) {
     if (index > run->record.n_results)
         return bb_fail(err, BB_STATUS_INVALID_ARGUMENT,
                        "%s: stages before '%s' are still to be trained", run->out, stage);
+    for (size_t i = 0; run->other_config && i < index; i++)
+        if (run->record.results[i].until != run->settings.until[i])
+            return bb_fail(err, BB_STATUS_INVALID_ARGUMENT,
+                           "%s: stage '%s' or what it depends on has changed since it was trained",
+                           run->settings.path, run->settings.stages[i].name);
     bb_record_truncate(&run->record, index);
-    *p = (bb_position){.fingerprint = p->fingerprint, .threads = p->threads, .stage = index};
+    *p = (bb_position){
+        .fingerprint = run->settings.fingerprint, .threads = p->threads, .stage = index};
     for (size_t i = 0; i < index; i++)
         p->total_seconds += run->record.results[i].seconds;
     bb_checkpoint_close(&run->resume);
@@ -201,9 +207,13 @@ static bb_status read_checkpoint(bb_run *run, const char *path, bb_error *err) {
     BB_TRY(status);
     const bb_position *p = &run->resume.position;
     run->resuming = run->resumed = true;
-    if (p->fingerprint != run->settings.fingerprint || p->stage > run->settings.n_stages)
+    run->other_config =
+        p->fingerprint != run->settings.fingerprint || p->stage > run->settings.n_stages;
+    if (run->other_config && !run->options.restart_at)
         return bb_fail(err, BB_STATUS_INVALID_ARGUMENT,
-                       "%s: written with another config; --restart begins anew", path);
+                       "%s: written with another config; --restart-at STAGE keeps the stages "
+                       "before, where they are the same, --restart begins anew",
+                       path);
     for (size_t i = 0; i < run->record.n_rows; i++)
         if (run->record.rows[i].stage > p->stage)
             return bb_fail(err, BB_STATUS_BAD_FILE, "%s: rows of stages that are still to come",

@@ -54,6 +54,19 @@ echo "same bytes after a stage that was trained again"
 refuses 1 "no stage is named 'lower'" bitbranch train small.json --set DATA=$data --out stopped --restart-at lower
 refuses 1 "still to be trained" bitbranch train small.json --set DATA=$data --out none --restart-at low
 
+# A stage with other settings: the one before stays, if it is the same in both configs.
+sed 's/"rate": 0.01/"rate": 0.02/; s/"out": "out"/"out": "changed"/' small.json >changed.json
+bitbranch train changed.json --set DATA=$data --quiet >/dev/null
+refuses 1 "another config" bitbranch train changed.json --set DATA=$data --out stopped
+bitbranch train changed.json --set DATA=$data --quiet --out stopped --restart-at low >/dev/null
+[ "$(stat -c %Y stopped/float.onnx)" = 1 ]
+cmp changed/low.bbm stopped/low.bbm
+! cmp -s out/low.bbm stopped/low.bbm
+echo "same bytes after a stage that was changed"
+sed 's/"warmup_epochs": 1/"warmup_epochs": 2/' changed.json >changed-before.json
+refuses 1 "stage 'float' or what it depends on has changed" \
+    bitbranch train changed-before.json --set DATA=$data --out stopped --restart-at low
+
 refuses 1 "written with 1 threads" bitbranch train small.json --set DATA=$data --threads 2
 refuses 1 "DATA} is not set" bitbranch train small.json
 sed 's/"batch": 50/"bach": 50/' small.json >wrong.json
