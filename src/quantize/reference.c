@@ -5,8 +5,9 @@
 #include "quantize/quantizer.h"
 #include <string.h>
 
-/* Up to so many activation bits it helps. With four, what the layers before do to an input is
- * mostly the work of their weights, the same for every image, and should be solved for as it is. */
+/* Up to so many activation bits it helps; with four it harms (docs/quantization.md): what the
+ * layers before do to an input is then mostly the work of their weights, the same for every image.
+ */
 enum { MIXED_BITS = 3 };
 
 typedef struct reference_run {

@@ -19,7 +19,7 @@ typedef struct bb_run {
     bb_record record;
     bb_position position;
     bb_checkpoint resume;   /**< open until its arrays have been read */
-    bool other_config;      /**< it was written with */
+    bool other_config;      /**< it was written with another one */
     bool resuming, resumed; /**< its arrays are still to be read; something of it was taken over */
     double started, ticked, saved; /**< seconds on a clock that never goes back */
     bool stopped;                  /**< by the caller or by the time limit */
