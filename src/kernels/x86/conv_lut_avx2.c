@@ -50,6 +50,8 @@ typedef struct loop_args {
     int64_t left;              /* 72: scratch: segments */
 } loop_args;
 
+_Static_assert(offsetof(loop_args, left) == 72, "the assembly knows these offsets");
+
 /** Kernel scratch. */
 typedef struct work {
     uint16_t sums[2][6][2][16]; /**< S and H */

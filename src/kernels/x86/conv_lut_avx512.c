@@ -52,6 +52,8 @@ typedef struct loop_args {
     const uint8_t *next;       /* 80: weights to fetch from far, 64 bytes a step */
 } loop_args;
 
+_Static_assert(offsetof(loop_args, next) == 80, "the assembly knows these offsets");
+
 /** Kernel scratch. */
 typedef struct work {
     uint16_t sums[BLOCKS][6][2][32]; /* planes: S and H; pairs: two vectors */

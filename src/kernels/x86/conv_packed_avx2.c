@@ -44,6 +44,8 @@ typedef struct loop_args {
     int64_t triples;         /* 32 */
 } loop_args;
 
+_Static_assert(offsetof(loop_args, triples) == 32, "the assembly knows these offsets");
+
 /** Kernel scratch. */
 typedef struct work {
     uint16_t sums[4][4][16]; /**< [pair*2 + vector][S of first, H, S of second pixel, H] */

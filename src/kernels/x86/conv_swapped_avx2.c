@@ -44,6 +44,8 @@ typedef struct loop_args {
     int64_t groups;          /* 32 */
 } loop_args;
 
+_Static_assert(offsetof(loop_args, groups) == 32, "the assembly knows these offsets");
+
 /* clang-format off */
 #define INDICES                                                                                    \
     "vmovdqa (%%rdx), %%ymm14\n\t"                                                                 \

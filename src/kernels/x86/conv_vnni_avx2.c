@@ -27,6 +27,8 @@ typedef struct loop_args {
     const uint8_t *next;       /* 40: weights to fetch from far, 64 bytes a step */
 } loop_args;
 
+_Static_assert(offsetof(loop_args, next) == 40, "the assembly knows these offsets");
+
 static bool supports(const bb_conv_desc *desc) {
     return desc->max_weight <= 255;
 }

@@ -30,6 +30,8 @@ typedef struct loop_args {
     const int32_t *sums;       /* 48: of the pixels' windows where weights are halved, else NULL */
 } loop_args;
 
+_Static_assert(offsetof(loop_args, sums) == 48, "the assembly knows these offsets");
+
 static bool supports(const bb_conv_desc *desc) {
     return desc->max_weight <= 255;
 }

@@ -65,6 +65,8 @@ typedef struct loop_args {
     size_t point_bytes;             /* 48 */
 } loop_args;
 
+_Static_assert(offsetof(loop_args, point_bytes) == 48, "the assembly knows these offsets");
+
 /* clang-format off */
 /* rsi: the bias of the point whose sums are in registers. */
 #define SET(at, half, a)                                                                           \

@@ -101,6 +101,8 @@ typedef struct loop_args {
     int64_t point_bytes;    /* 64: from the end of a tile's codes to those of the next point */
 } loop_args;
 
+_Static_assert(offsetof(loop_args, point_bytes) == 64, "the assembly knows these offsets");
+
 /* clang-format off */
 /* Tile t: codes at the t-th of r8-r13 + rax, sums in zmm(4t) to zmm(4t+3). */
 #define TILE(from, to) "leaq (%%" from ",%%r15), %%" to "\n\t"
